@@ -1,0 +1,68 @@
+"""Small modules that objectives and tasks put on a backbone; their parameters live beside it. Knows no loss.
+
+Each works on the last axis of hidden states of any rank. Shape suffixes: D model width, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.layers import ACTIVATIONS, Dense, Dropout, Norm
+
+
+def _square(config: TransformerConfig, name: str) -> Dense:
+    return Dense(
+        shape=(config.width, config.width),
+        axes=("embed", None),  # one name may appear once: both axes are model width
+        bias=True,
+        dtype=config.compute_dtype,
+        kernel_init=config.kernel_init(),
+        name=name,
+    )
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's transform before the tied unembedding, and the bias after it (google-research/bert)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(transformed [..., D], bias [V] in float32); logits are transformed @ table.T + bias."""
+        config = self.config
+        x = ACTIVATIONS[config.activation](_square(config, "dense")(hidden))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        return Norm(config, name="norm")(x), self.param("bias", zeros, (config.vocab_size,))
+
+
+class Pooler(nn.Module):
+    """tanh(dense(x)): BERT's summary of a segment, taken from its first token."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Pooled states [..., D]."""
+        return jnp.tanh(_square(self.config, "dense")(hidden))
+
+
+class Classifier(nn.Module):
+    """Dropout, then a linear map to class logits."""
+
+    config: TransformerConfig
+    classes: int
+    dropout: float = 0.0
+    """BERT's next-sentence head has none; fine-tuning uses the model's own rate."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Logits [..., classes] in float32."""
+        return Dense(
+            shape=(self.config.width, self.classes),
+            axes=("embed", "classes"),
+            bias=True,
+            dtype=self.config.compute_dtype,
+            kernel_init=self.config.kernel_init(),
+            name="dense",
+        )(Dropout(self.dropout)(hidden)).astype(jnp.float32)

@@ -1,0 +1,153 @@
+"""The small parts every transformer here is made of. Knows no attention, no loss, no mesh.
+
+Shape suffixes: B batch, L length, D model width, F MLP width, V vocabulary, H heads, K head size.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+
+from model.config import TransformerConfig
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x * Phi(x), by erf: the form BERT was trained with."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The tanh approximation of gelu: the form GPT-2 was trained with."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+
+
+def trailing(x: jax.Array, ndim: int) -> jax.Array:
+    """x with leading axes of size 1 up to ndim, so that broadcasting is asked for by name."""
+    return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+
+
+class Dropout(nn.Module):
+    """Drops values iff a "dropout" key was bound; no flag is threaded through the layers."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Zero each value with probability rate and scale up the rest."""
+        if self.rate == 0.0 or not self.has_rng("dropout"):
+            return x
+        keep = 1.0 - self.rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
+
+
+class Norm(nn.Module):
+    """LayerNorm, or RMSNorm, computed in float32 and handed on in the compute dtype."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Normalise the last axis."""
+        config, width = self.config, x_BLD.shape[-1:]
+        scale_D = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), width)
+        x = x_BLD.astype(jnp.float32)
+        if config.norm == "layer":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        y = x * jax.lax.rsqrt(variance + config.norm_eps) * trailing(scale_D, x.ndim)
+        if config.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            y = y + trailing(self.param("bias", zeros, width), x.ndim)
+        return y.astype(config.compute_dtype)
+
+
+class Dense(nn.Module):
+    """A linear map from the last `inputs` axes of x to new axes, with a stored shape like [D, H, K]."""
+
+    shape: tuple[int, ...]
+    """Shape of the kernel: input axes, then output axes."""
+    axes: tuple[str | None, ...]
+    """Logical name of each kernel axis."""
+    bias: bool
+    dtype: jnp.dtype
+    kernel_init: Initializer
+    inputs: int = 1
+    """How many leading kernel axes are contracted."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Contract the trailing axes of x with the leading axes of the kernel."""
+        kernel = self.param("kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), self.shape)
+        first = x.ndim - self.inputs
+        contract = (tuple(range(first, x.ndim)), tuple(range(self.inputs)))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.inputs :])
+            bias = self.param("bias", zeros, self.shape[self.inputs :]).astype(self.dtype)
+            y = y + trailing(bias, y.ndim)
+        return y
+
+
+class Mlp(nn.Module):
+    """Position-wise MLP: down(act(up(x))), or gated, down(act(gate(x)) * up(x)) (arXiv 2002.05202)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Apply to each position."""
+        config = self.config
+        act = ACTIVATIONS[config.activation]
+        widen = {
+            "shape": (config.width, config.mlp_width),
+            "axes": ("embed", "mlp"),
+            "bias": config.bias,
+            "dtype": config.compute_dtype,
+            "kernel_init": config.kernel_init(),
+        }
+        up_BLF = Dense(**widen, name="up")(x_BLD)
+        hidden_BLF = act(Dense(**widen, name="gate")(x_BLD)) * up_BLF if config.gated else act(up_BLF)
+        return Dense(
+            shape=(config.mlp_width, config.width),
+            axes=("mlp", "embed"),
+            bias=config.bias,
+            dtype=config.compute_dtype,
+            kernel_init=config.residual_init(),
+            name="down",
+        )(hidden_BLF)
+
+
+class Embed(nn.Module):
+    """Sum of the token table and, where the model has them, learned positions and types."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens_BL: jax.Array, positions_BL: jax.Array, type_ids_BL: jax.Array | None
+    ) -> jax.Array:
+        """Look up and add, in float32, before casting to the compute dtype."""
+        config = self.config
+        if tokens_BL.shape[1] > config.max_positions:
+            raise ValueError(f"rows of {tokens_BL.shape[1]} tokens exceed max_positions {config.max_positions}")
+        tokens_VD = self._table("tokens", "vocab", config.vocab_size, config.kernel_init())
+        x_BLD = tokens_VD[tokens_BL]
+        if config.rotary_base is None:
+            rows = config.max_positions + config.position_offset
+            table = self._table("positions", "positions", rows, config.position_init())
+            x_BLD = x_BLD + table[positions_BL + config.position_offset]
+        if config.types > 0:
+            table = self._table("types", "types", config.types, config.kernel_init())
+            single = config.types == 1 or type_ids_BL is None
+            x_BLD = x_BLD + (table[0][None, None] if single else table[type_ids_BL])
+        return x_BLD.astype(config.compute_dtype)
+
+    def _table(self, name: str, axis: str, rows: int, init: Initializer) -> jax.Array:
+        boxed = nn.with_logical_partitioning(init, (axis, "embed"))
+        return self.param(name, boxed, (rows, self.config.width))

@@ -1,0 +1,128 @@
+"""A backbone with its heads, and the same with parameters bound: all that an objective sees of a model.
+
+Knows no loss, no file, no mesh. Shape suffixes: B batch, L length, D model width, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.layers import trailing
+
+Params = dict[str, Any]
+Batch = Mapping[str, jax.Array]
+
+
+class Backbone(Protocol):
+    """Tokens to hidden states; its token table is the parameter ("embed", "tokens") [V, D]."""
+
+    config: TransformerConfig
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        segment_ids_BL: jax.Array,
+        positions_BL: jax.Array,
+        type_ids_BL: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden states [B, L, D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The static half of a model: hashable, so that it can be a static argument of jit."""
+
+    backbone: nn.Module
+    heads: tuple[tuple[str, nn.Module], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse two heads of one name."""
+        names = [name for name, _ in self.heads]
+        if len(set(names)) != len(names):
+            raise ValueError(f"head names must differ, got {names}")
+
+    @partial(jax.jit, static_argnums=0)
+    def init(self, rng: jax.Array) -> Params:
+        """Fresh float32 parameters {"backbone": ..., "heads": {name: ...}} as plain arrays."""
+        return nn.unbox(self._boxed(rng))
+
+    def logical_axes(self) -> Params:
+        """For each parameter the tuple of its logical axis names; same structure as the parameters."""
+        boxed = jax.eval_shape(self._boxed, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
+        return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+    def bind(self, params: Params, dropout_rng: jax.Array | None = None) -> "BoundNetwork":
+        """The network with its parameters; dropout is on iff a key is given."""
+        return BoundNetwork(self, params, dropout_rng)
+
+    def _boxed(self, rng: jax.Array) -> Params:
+        config = self.backbone.config
+        backbone_rng, *head_rngs = jax.random.split(rng, 1 + len(self.heads))
+        ids_BL = jnp.ones((1, 1), jnp.int32)
+        hidden_BLD = jnp.zeros((1, 1, config.width), config.compute_dtype)
+        heads = {
+            name: head.init(head_rng, hidden_BLD)["params"]
+            for (name, head), head_rng in zip(self.heads, head_rngs, strict=True)
+        }
+        backbone = self.backbone.init(backbone_rng, ids_BL, ids_BL, ids_BL * 0, None)["params"]
+        return {"backbone": backbone, "heads": heads}
+
+
+class BoundNetwork:
+    """A network with parameters (and perhaps a dropout key): what objectives are given."""
+
+    def __init__(
+        self,
+        network: Network,
+        params: Params,
+        dropout_rng: jax.Array | None = None,
+        companion: Mapping[str, "BoundNetwork"] = MappingProxyType({}),
+    ):
+        """Use Network.bind; companions are frozen networks that an objective declared."""
+        self.network = network
+        self.params = params
+        self.dropout_rng = dropout_rng
+        self.companion = companion
+        self.config: TransformerConfig = network.backbone.config
+
+    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+        """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says."""
+        type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
+        return self.network.backbone.apply(
+            {"params": self.params["backbone"]},
+            tokens_BL,
+            batch["segment_ids"],
+            batch["positions"],
+            type_ids_BL,
+            rngs=self._rngs(0),
+        )
+
+    @property
+    def embedding_VD(self) -> jax.Array:
+        """The token table in the compute dtype, for tied unembedding."""
+        return self.params["backbone"]["embed"]["tokens"].astype(self.config.compute_dtype)
+
+    def unembed(self, hidden: jax.Array, bias_V: jax.Array | None = None) -> jax.Array:
+        """Full float32 logits [..., V]; for small uses, a loss should chunk them."""
+        logits = jnp.einsum("...D,VD->...V", hidden, self.embedding_VD, preferred_element_type=jnp.float32)
+        return logits if bias_V is None else logits + trailing(bias_V, logits.ndim)
+
+    def head(self, name: str, *args: jax.Array) -> Any:
+        """Apply the head of that name."""
+        names = [head_name for head_name, _ in self.network.heads]
+        if name not in names:
+            raise ValueError(f"no head {name!r} here, only {names}")
+        index = names.index(name)
+        module = self.network.heads[index][1]
+        return module.apply({"params": self.params["heads"][name]}, *args, rngs=self._rngs(1 + index))
+
+    def _rngs(self, part: int) -> dict[str, jax.Array] | None:
+        # Backbone and heads must not share a key: equal shapes would then drop the same values.
+        return None if self.dropout_rng is None else {"dropout": jax.random.fold_in(self.dropout_rng, part)}

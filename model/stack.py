@@ -1,0 +1,63 @@
+"""Blocks and the scan over them. Knows neither embeddings nor heads.
+
+Shape suffixes: B batch, L length, D model width.
+"""
+
+import jax
+from flax import linen as nn
+
+from model.attention import Context, SelfAttention
+from model.config import TransformerConfig
+from model.layers import Dropout, Mlp, Norm
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class PostNormBlock(nn.Module):
+    """x = norm(x + sublayer(x)), twice: BERT's block."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, None]:
+        """One block, in the (carry, output) form of a scan."""
+        config = self.config
+        y_BLD = SelfAttention(config, name="attention")(x_BLD, context)
+        x_BLD = Norm(config, name="attention_norm")(x_BLD + Dropout(config.dropout)(y_BLD))
+        y_BLD = Mlp(config, name="mlp")(x_BLD)
+        return Norm(config, name="mlp_norm")(x_BLD + Dropout(config.dropout)(y_BLD)), None
+
+
+class PreNormBlock(nn.Module):
+    """x = x + sublayer(norm(x)), twice: GPT-2's block, and that of most models since."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, context: Context) -> tuple[jax.Array, None]:
+        """One block, in the (carry, output) form of a scan."""
+        config = self.config
+        y_BLD = SelfAttention(config, name="attention")(Norm(config, name="attention_norm")(x_BLD), context)
+        x_BLD = x_BLD + Dropout(config.dropout)(y_BLD)
+        y_BLD = Mlp(config, name="mlp")(Norm(config, name="mlp_norm")(x_BLD))
+        return x_BLD + Dropout(config.dropout)(y_BLD), None
+
+
+def stack(config: TransformerConfig, block: type[nn.Module]) -> nn.Module:
+    """All blocks of a model as one scanned module: parameters stacked on axis 0, compiled once."""
+    if config.remat != "none":
+        # A scan keeps forward and backward apart by itself, so the guard against CSE only costs time.
+        block = nn.remat(block, policy=REMAT_POLICIES[config.remat], prevent_cse=False)
+    scanned = nn.scan(
+        block,
+        length=config.layers,
+        in_axes=(nn.broadcast,),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        metadata_params={nn.PARTITION_NAME: "layers"},
+        unroll=config.unroll,
+    )
+    return scanned(config, name="layers")
