@@ -1,0 +1,1 @@
+"""The one loop: step, launchers, optimizer, checkpoint, metrics."""

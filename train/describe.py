@@ -1,0 +1,89 @@
+"""Frozen dataclasses <-> JSON, so that a run folder says what it is and a hand-off can rebuild the model from it.
+
+Decoding only ever builds dataclasses of this project's own rooms: a checkpoint is data, and must not be able to name
+arbitrary code.
+"""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+ROOMS = ("model", "objectives", "data", "train", "finetune")
+
+
+def encode(value: Any) -> Any:
+    """Nested dataclasses, tuples and scalars as JSON values; a dataclass carries `type`: "module:Class"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
+    if isinstance(value, (tuple, list)):
+        return [encode(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): encode(v) for k, v in value.items()}
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise TypeError(f"a configuration holds {value!r} of type {type(value).__name__}, which JSON cannot carry")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`; lists come back as tuples.
+
+    Raises:
+      ValueError: the JSON names a type outside this project's rooms, or one that no longer exists.
+    """
+    if isinstance(value, list):
+        return tuple(decode(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "type" not in value:
+        return {k: decode(v) for k, v in value.items()}
+    module, _, name = value["type"].partition(":")
+    if module.split(".")[0] not in ROOMS:
+        raise ValueError(f"the stored configuration names {value['type']!r}, which is not in {', '.join(ROOMS)}")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the stored configuration names {value['type']!r}, which this version lacks: {error}") from error
+    if not dataclasses.is_dataclass(kind):
+        raise ValueError(f"the stored configuration names {value['type']!r}, which is no dataclass")
+    fields = {k: decode(v) for k, v in value.items() if k != "type"}
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    if fields.keys() != known:
+        raise ValueError(
+            f"{value['type']} was stored with fields {sorted(fields)} but this version has {sorted(known)}: "
+            f"differing are {sorted(fields.keys() ^ known)}"
+        )
+    return kind(**fields)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Where two encoded values differ, one line each: `path: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            if key not in old or key not in new:
+                lines.append(f"{path}{key}: only in the {'stored' if key in old else 'new'} one")
+            else:
+                lines += differences(old[key], new[key], f"{path}{key}.")
+        return lines
+    return [] if old == new else [f"{path.rstrip('.')}: {old!r} -> {new!r}"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder, naming it if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing: {path.parent} is not a run folder, or not a whole one") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

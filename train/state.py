@@ -1,0 +1,40 @@
+"""The state that one step turns into the next, and how it begins.
+
+It must not know a mesh, a file or a schedule: launchers place it, `checkpoint` stores it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.adapter import Adapter, Params
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and writes; the data position is `step`, since batch(step) is a pure function."""
+
+    step: jax.Array
+    """int32 scalar: updates applied so far."""
+    trainable: Params
+    """fp32 parameters that receive gradients."""
+    frozen: Params
+    """fp32 parameters that do not; no gradient and no optimizer state exists for them."""
+    opt_state: Any
+    bad_step: jax.Array
+    """int32 scalar: the first step whose loss or gradient was not finite, or -1. Nothing is updated after it."""
+
+
+def create_state(
+    params: Params, rng: jax.Array, *, tx: optax.GradientTransformation, adapter: Adapter
+) -> TrainState:
+    """The state before the first step, from initial parameters."""
+    trainable, frozen = adapter.split(params, rng)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        frozen=frozen,
+        opt_state=tx.init(trainable),
+        bad_step=jnp.full((), -1, jnp.int32),
+    )
