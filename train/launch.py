@@ -36,6 +36,11 @@ class Pmap:
         """Into how many parts the rows of a batch are split."""
         return jax.device_count()
 
+    @property
+    def copies(self) -> int:
+        """How many devices run what the compiled step's jaxpr says: each computes its own rows."""
+        return jax.device_count()
+
     def check(self) -> None:
         """Any number of devices works."""
 
@@ -107,6 +112,11 @@ class Mesh:
     def shards(self) -> int:
         """Into how many parts the rows of a batch are split."""
         return self.shape[0] * self.fsdp
+
+    @property
+    def copies(self) -> int:
+        """The compiled step's jaxpr is of global arrays, so it counts once."""
+        return 1
 
     def check(self) -> None:
         """The mesh must use every device exactly once."""

@@ -1,0 +1,91 @@
+"""What a run is: the typed values of one experiment file. Building things from them happens in `build.py`.
+
+Cross-field mistakes are refused here, with both values, before any array exists.
+"""
+
+import dataclasses
+from typing import Literal
+
+from model.config import TransformerConfig
+from objectives.base import Objective
+from train.launch import Launcher, Pmap
+from train.optimizer import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long, how often and on what: what pretraining and fine-tuning have in common."""
+
+    steps: int
+    """Updates in the whole run."""
+    batch_size: int
+    """Rows per update, over all devices."""
+    microbatches: int = 1
+    """Parts in which each batch is computed, to save memory; the numbers do not change."""
+    seed: int = 0
+    """Seeds parameters, data order, corruption and dropout."""
+    optimizer: Optimizer = Optimizer()
+    launcher: Launcher = Pmap()
+    """Pmap (replicated) or Mesh (sharded)."""
+    log_every: int = 50
+    eval_every: int = 500
+    """Steps between evaluations; one more comes at the end."""
+    save_every: int = 500
+    """Steps between checkpoints; one more comes at the end."""
+    keep: int = 2
+    """Newest checkpoints that stay."""
+    best: str = ""
+    """Evaluation metric whose best checkpoint is kept under best/, such as eval/accuracy; empty for none."""
+    best_mode: Literal["max", "min"] = "max"
+    patience: int = 0
+    """Evaluations without a better `best` after which the run ends; 0 never ends early."""
+
+    def __post_init__(self) -> None:
+        for field in ("steps", "batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.batch_size % self.microbatches:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}")
+        if self.patience and not self.best:
+            raise ValueError(f"patience is {self.patience} but best is empty: name the evaluation metric to watch")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextData:
+    """Unlabelled text, and how it becomes rows."""
+
+    files: tuple[str, ...] = ()
+    """Globs of .txt, .jsonl or .gz files, or one TFDS name."""
+    weights: tuple[float, ...] = ()
+    """One weight per entry of `files` to mix them; empty mixes by size."""
+    length: int = 128
+    """Tokens per row."""
+    max_segments: int = 8
+    """Most documents (or pairs) that share a row."""
+    framing: Literal["cls_sep", "bos_eos"] = "cls_sep"
+    """Special tokens around each piece of text."""
+    held_out: float = 0.01
+    """Share of documents, chosen by hash, that is kept for evaluation."""
+    tokenizer: str = ""
+    """A SentencePiece model file; empty trains one of the model's vocabulary size on the corpus."""
+    lowercase: bool = True
+    """Whether a tokenizer trained here folds case."""
+    eval_rows: int = 512
+    """Held-out rows scored at each evaluation."""
+    cache: str = "~/.cache/handoff/prepared"
+    """Where tokenised corpora are kept between runs."""
+
+    def __post_init__(self) -> None:
+        if self.weights and len(self.weights) != len(self.files):
+            raise ValueError(f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Run):
+    """A pretraining experiment: `configs/x.py` defines `config() -> Experiment`."""
+
+    model: TransformerConfig
+    objective: Objective
+    data: TextData

@@ -1,0 +1,327 @@
+"""The only training loop in the tree: pretraining and fine-tuning alike pass through `run`.
+
+The order of operations is the point of this file. Step n is dispatched before the metrics of step n-1 are fetched, so the
+host never stalls the devices; a non-finite step is never kept; an evaluation comes before the checkpoint of its step, so a
+resumed run never repeats one. It must not know an objective, a task, a tokenizer or where parameters come from.
+"""
+
+import dataclasses
+import functools
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from model.network import Network
+from objectives.base import Objective
+from train import metrics
+from train.adapter import FULL, Adapter, Params
+from train.checkpoint import Checkpoints
+from train.experiment import Run
+from train.flops import count_flops, peak_flops
+from train.launch import HostBatch, Launcher
+from train.optimizer import Optimizer
+from train.state import TrainState, create_state
+from train.step import eval_step, train_step
+
+
+class Stream(Protocol):
+    """Training data as a function of the step."""
+
+    def batch(self, step: int, rows: slice | None = None) -> HostBatch:
+        """The rows (of this process) of batch `step`; a pure function."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of; `train.build` and `finetune.build` put it together."""
+
+    network: Network
+    objective: Objective
+    stream: Stream
+    eval_sets: Mapping[str, Sequence[HostBatch]]
+    """Evaluation batches (all rows of the global batch) by name."""
+    adapter: Adapter = FULL
+    initial: Params | None = None
+    """Initial parameters as numpy arrays, from a hand-off; None draws fresh ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    step: int
+    best_step: int | None
+    best_value: float | None
+    preempted: bool
+    seconds: float
+    """Training time: without compilation, evaluation and saving."""
+
+
+@dataclasses.dataclass
+class _Progress:
+    """The loop's own numbers, saved with every checkpoint."""
+
+    best_value: float | None = None
+    best_step: int | None = None
+    since_best: int = 0
+    seconds: float = 0.0
+
+
+@functools.lru_cache(maxsize=16)
+def _optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation:
+    return optimizer.build(steps)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(
+    launcher: Launcher,
+    network: Network,
+    objective: Objective,
+    optimizer: Optimizer,
+    steps: int,
+    adapter: Adapter,
+    microbatches: int,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both steps, compiled once per process for equal arguments: a study repeats the same run with many seeds."""
+    train = functools.partial(
+        train_step,
+        network=network,
+        objective=objective,
+        tx=_optimizer(optimizer, steps),
+        adapter=adapter,
+        microbatches=microbatches,
+    )
+    evaluate = functools.partial(eval_step, network=network, objective=objective, adapter=adapter)
+    return launcher.compile(train, donate=True), launcher.compile(evaluate, donate=False)
+
+
+def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> Result:
+    """Train from the newest whole checkpoint in `workdir`, or from the start, to `settings.steps`.
+
+    Args:
+      settings: how long, how often, on what.
+      parts: the model, the loss and the data.
+      workdir: the run folder; checkpoints, metrics and TensorBoard files go there.
+      label: what the progress bar says.
+
+    Raises:
+      FloatingPointError: a loss or gradient was not finite; the last good state has been saved.
+    """
+    return _Loop(settings, parts, workdir, label).run()
+
+
+class _Loop:
+    """The state of one call of `run`."""
+
+    def __init__(self, settings: Run, parts: Parts, workdir: Path, label: str):
+        self.settings, self.parts, self.workdir, self.label = settings, parts, workdir, label
+        self.launcher = settings.launcher
+        self.tx = _optimizer(settings.optimizer, settings.steps)
+        self.train_step, self.eval_step = _compiled(
+            settings.launcher,
+            parts.network,
+            parts.objective,
+            settings.optimizer,
+            settings.steps,
+            parts.adapter,
+            settings.microbatches,
+        )
+        self.checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
+        self.best = Checkpoints(workdir / "best", 1) if settings.best else None
+        self.progress = _Progress()
+        self.stop_requested = False
+        self.flops = 0
+
+    def run(self) -> Result:
+        state, start = self._begin()
+        self.writer = metrics.Writer(self.workdir, start)
+        previous = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self._request_stop)
+        try:
+            return self._steps(state, start)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.writer.close()
+            self.checkpoints.close()
+            if self.best is not None:
+                self.best.close()
+
+    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stop_requested = True
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> tuple[Any, int]:
+        """The launched state to go on from, and its step."""
+        network, key = self.parts.network, jax.random.key(self.settings.seed)
+        axes = network.logical_axes()
+        params_key, adapter_key, run_key = jax.random.split(key, 3)
+        params_shapes = jax.eval_shape(network.init, params_key)
+        create = functools.partial(create_state, tx=self.tx, adapter=self.parts.adapter)
+        shapes = jax.eval_shape(create, params_shapes, adapter_key)
+        shardings = self.launcher.shardings(shapes, axes)
+        self.rng = self.launcher.replicate(run_key)
+        step = self.checkpoints.newest()
+        for notice in self.checkpoints.notices:
+            tqdm.write(notice, file=sys.stderr)
+        if step is not None:
+            abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+            state, host = self.checkpoints.restore(step, abstract)
+            self.progress = _Progress(**host)
+            tqdm.write(f"{self.label}: resuming from step {step}", file=sys.stderr)
+        else:
+            params_shardings = self.launcher.shardings(params_shapes, axes)
+            if self.parts.initial is None:
+                params = jax.jit(network.init, out_shardings=params_shardings)(params_key)
+            else:
+                params = jax.tree.map(jax.device_put, self.parts.initial, params_shardings)
+            state = jax.jit(create, out_shardings=shardings)(params, adapter_key)
+        if self.best is not None:
+            self.best.discard_after(step or 0)
+        return self.launcher.enter(state), step or 0
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _steps(self, state: Any, start: int) -> Result:
+        settings, launcher = self.settings, self.launcher
+        rows = launcher.local_rows(settings.batch_size)
+        window: dict[str, tuple[float, float]] = {}
+        pending: tuple[int, Any] | None = None
+        bar = tqdm(
+            total=settings.steps,
+            initial=start,
+            desc=self.label,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+            disable=jax.process_index() > 0,
+        )
+        finished, step, clock, window_start = start >= settings.steps, start, time.perf_counter(), start
+        window_seconds = 0.0
+        while not finished:
+            batch = launcher.put(self.parts.stream.batch(step, rows))
+            if step == start:
+                self._count_flops(state, batch)
+                with jax.transfer_guard("allow"):
+                    state, sums = self.train_step(state, batch, self.rng)
+                jax.block_until_ready(sums)
+                clock = time.perf_counter()  # compilation is not training time
+            else:
+                with jax.transfer_guard("disallow"):
+                    state, sums = self.train_step(state, batch, self.rng)
+            if pending is not None:
+                self._absorb(window, *pending, state)
+            pending, step = (step, sums), step + 1
+            bar.update(1)
+            ends = step == settings.steps or self.stop_requested
+            evaluates = step % settings.eval_every == 0 or step == settings.steps
+            saves = step % settings.save_every == 0 or ends
+            if ends or evaluates or saves or step % settings.log_every == 0:
+                self._absorb(window, *pending, state)
+                pending = None
+                now = time.perf_counter()
+                self.progress.seconds += now - clock
+                window_seconds += now - clock
+                self._log(step, window, step - window_start - (window_start == start), window_seconds, bar)
+                window, window_start, window_seconds = {}, step, 0.0
+                if evaluates:
+                    finished = self._evaluate(state, step)
+                if saves or finished:
+                    self._save(self.checkpoints, state, step)
+                clock = time.perf_counter()
+            finished = finished or ends
+        bar.close()
+        return Result(
+            step=step,
+            best_step=self.progress.best_step,
+            best_value=self.progress.best_value,
+            preempted=self.stop_requested and step < settings.steps,
+            seconds=self.progress.seconds,
+        )
+
+    def _absorb(self, window: dict[str, tuple[float, float]], step: int, sums: Any, state: Any) -> None:
+        """Fetch one step's sums; stop if they are not finite, keeping the state from before that step."""
+        fetched = self.launcher.fetch(sums)
+        loss, norm = float(fetched["loss"][0]), float(fetched["grad_norm"][0])
+        if not (np.isfinite(loss) and np.isfinite(norm)):
+            self._save(self.checkpoints, state, step)
+            self.checkpoints.wait()
+            raise FloatingPointError(
+                f"step {step}: loss {loss}, gradient norm {norm}. The state before this step is saved in "
+                f"{self.checkpoints.folder / str(step)}. Lower optimizer.learning_rate (now "
+                f"{self.settings.optimizer.learning_rate}) or look at batch {step} of the data"
+            )
+        metrics.add(window, fetched)
+
+    def _log(
+        self, step: int, window: dict[str, tuple[float, float]], timed: int, seconds: float, bar: "tqdm[Any]"
+    ) -> None:
+        values = {f"train/{k}": v for k, v in metrics.means(window).items()}
+        values["train/learning_rate"] = float(self.settings.optimizer.rate(self.settings.steps)(step - 1))
+        values["train/seconds"] = self.progress.seconds
+        tokens = values.pop("train/tokens")
+        if timed > 0 and seconds > 0:
+            values["train/tokens_per_second"] = tokens * timed / seconds
+            values["train/model_flops_per_second"] = self.flops * timed / seconds
+            peak = peak_flops()
+            if peak is not None:
+                values["train/mfu"] = self.flops * timed / seconds / peak
+        if jax.process_index() == 0:
+            self.writer.write(step, values)
+        rate = values["train/tokens_per_second"] if timed > 0 and seconds > 0 else float("nan")
+        bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {rate / 1e3:.1f}k tokens/s", refresh=False)
+
+    def _evaluate(self, state: Any, step: int) -> bool:
+        """Score every evaluation set; True if the run should end early."""
+        values: dict[str, float] = {}
+        for name, batches in self.parts.eval_sets.items():
+            sums = evaluate(self.eval_step, self.launcher, state, batches, self.rng)
+            values |= {f"{name}/{k}": v for k, v in metrics.means(sums).items()}
+        values["train/seconds"] = self.progress.seconds
+        if jax.process_index() == 0:
+            self.writer.write(step, values)
+        watched, progress = self.settings.best, self.progress
+        if not watched:
+            return False
+        if watched not in values:
+            raise ValueError(f"best={watched!r} is not among the evaluated metrics {sorted(values)}")
+        sign = 1 if self.settings.best_mode == "max" else -1
+        if progress.best_value is None or sign * values[watched] > sign * progress.best_value:
+            progress.best_value, progress.best_step, progress.since_best = values[watched], step, 0
+            assert self.best is not None
+            self._save(self.best, state, step)
+        else:
+            progress.since_best += 1
+        return 0 < self.settings.patience <= progress.since_best
+
+    def _save(self, checkpoints: Checkpoints, state: Any, step: int) -> None:
+        clean: TrainState = self.launcher.leave(state)
+        # A run that ended on a bad step can be resumed once its cause is gone.
+        clean = clean._replace(bad_step=jax.numpy.full_like(clean.bad_step, -1))
+        checkpoints.save(step, clean, dataclasses.asdict(self.progress))
+
+    def _count_flops(self, state: Any, batch: Any) -> None:
+        shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+        self.flops = count_flops(self.train_step, shapes(state), shapes(batch), shapes(self.rng))
+        self.flops *= self.launcher.copies
+
+
+def evaluate(
+    step: Callable[..., Any], launcher: Launcher, state: Any, batches: Sequence[HostBatch], rng: Any
+) -> dict[str, tuple[float, float]]:
+    """Sums with weights over all batches, added in float64 on the host."""
+    total: dict[str, tuple[float, float]] = {}
+    for batch in batches:
+        rows = launcher.local_rows(len(batch["tokens"]))
+        sums = step(state, launcher.put({k: v[rows] for k, v in batch.items()}), rng)
+        metrics.add(total, launcher.fetch(sums))
+    return total
