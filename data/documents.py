@@ -1,0 +1,193 @@
+"""A tokenised corpus on disk with random access: what packing and objectives read.
+
+Must not know where the text came from, nor how rows are built from it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+_FILES = ("tokens.npy", "offsets.npy", "hashes.npy", "meta.json")
+
+
+def text_hash(text: str) -> int:
+    """64-bit hash of a text up to case, Unicode form and white space: equal means the same document."""
+    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8).digest(), "big")
+
+
+def hash_fraction(hashes: np.ndarray) -> np.ndarray:
+    """Hashes as numbers in [0, 1): splits compare these with a fraction, so duplicates stay together."""
+    return (np.asarray(hashes, np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+class Documents:
+    """Token sequences without special ids, by number; `documents[i]` copies one out of a memory map."""
+
+    def __init__(
+        self,
+        *,
+        tokens: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        hashes: np.ndarray,
+        meta: Mapping[str, Any],
+    ):
+        self.tokens = tokens
+        self.starts = starts
+        self.lengths = lengths
+        self.hashes = hashes
+        self.meta = dict(meta)
+
+    @classmethod
+    def from_tokens(
+        cls, documents: Sequence[Sequence[int]], hashes: Sequence[int] | None = None
+    ) -> "Documents":
+        """A corpus in memory; without text at hand the hash is that of the tokens."""
+        arrays = [np.asarray(d, np.int32) for d in documents]
+        lengths = np.array([len(a) for a in arrays], np.int64)
+        if hashes is None:
+            hashes = [
+                int.from_bytes(hashlib.blake2b(a.tobytes(), digest_size=8).digest(), "big") for a in arrays
+            ]
+        return cls(
+            tokens=np.concatenate([np.zeros(0, np.int32), *arrays]),
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+            hashes=np.array(hashes, np.uint64),
+            meta={"documents": len(arrays), "tokens": int(lengths.sum())},
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Documents":
+        """Open a corpus written by `DocumentsWriter`."""
+        directory = Path(directory)
+        missing = [name for name in _FILES if not (directory / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{directory} is no prepared corpus ({', '.join(missing)} missing): prepare it again"
+            )
+        meta = json.loads((directory / "meta.json").read_text())
+        if meta["format"] != FORMAT:
+            raise ValueError(
+                f"{directory} has format {meta['format']}, this code reads {FORMAT}: prepare it again"
+            )
+        offsets = np.load(directory / "offsets.npy")
+        # A plain view: indexing np.memmap itself costs several times more per access.
+        tokens = np.load(directory / "tokens.npy", mmap_mode="r").view(np.ndarray)
+        if int(offsets[-1]) != len(tokens):
+            raise ValueError(
+                f"{directory} holds {len(tokens)} tokens, its offsets end at {int(offsets[-1])}: "
+                "prepare it again"
+            )
+        return cls(
+            tokens=tokens,
+            starts=offsets[:-1],
+            lengths=np.diff(offsets),
+            hashes=np.load(directory / "hashes.npy"),
+            meta=meta,
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Tokens int32 of one document."""
+        start = int(self.starts[index])
+        return self.tokens[start : start + int(self.lengths[index])].astype(np.int32)
+
+    def hash(self, index: int) -> int:
+        """Hash of the normalised text: equal hashes are the same document."""
+        return int(self.hashes[index])
+
+    def select(self, indices: np.ndarray) -> "Documents":
+        """A view of some documents, in the order given."""
+        meta = {**self.meta, "documents": len(indices), "tokens": int(self.lengths[indices].sum())}
+        return Documents(
+            tokens=self.tokens,
+            starts=self.starts[indices],
+            lengths=self.lengths[indices],
+            hashes=self.hashes[indices],
+            meta=meta,
+        )
+
+    def split(self, held_out: float) -> tuple["Documents", "Documents"]:
+        """(training, held-out) views by hash: duplicates never stand on both sides."""
+        if not 0.0 < held_out < 1.0:
+            raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
+        held = hash_fraction(self.hashes) < held_out
+        if not held.any() or held.all():
+            raise ValueError(
+                f"holding out {held_out} of {len(self)} documents leaves one side empty "
+                f"({int(held.sum())} held out): choose another fraction"
+            )
+        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+
+
+class DocumentsWriter:
+    """Writes a corpus chunk by chunk beside its place, and moves it there once complete."""
+
+    def __init__(self, directory: str | Path, *, vocab_size: int):
+        self._final = Path(directory)
+        self._partial = self._final.with_name(f"{self._final.name}.partial-{os.getpid()}")
+        self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+        self._lengths: list[np.ndarray] = []
+        self._hashes: list[np.ndarray] = []
+        self._total = 0
+
+    def __enter__(self) -> "DocumentsWriter":
+        self._partial.mkdir(parents=True)
+        self._file = open(self._partial / "tokens.npy", "wb")
+        self._data_start = self._write_header(0)
+        return self
+
+    def _write_header(self, count: int) -> int:
+        # NumPy pads headers so that the first axis can grow in place.
+        self._file.seek(0)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (count,),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
+
+    def add(self, tokens: np.ndarray, lengths: np.ndarray, hashes: np.ndarray) -> None:
+        """Append documents: their tokens end to end, their lengths and hashes."""
+        self._file.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
+        self._lengths.append(np.asarray(lengths, np.int64))
+        self._hashes.append(np.asarray(hashes, np.uint64))
+        self._total += len(tokens)
+
+    def finish(self, meta: Mapping[str, Any]) -> Documents:
+        """Close the files, move the directory to its place and open it."""
+        if self._write_header(self._total) != self._data_start:
+            raise RuntimeError("the header of tokens.npy outgrew its place")
+        self._file.close()
+        lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
+        np.save(self._partial / "offsets.npy", np.cumsum(lengths))
+        np.save(self._partial / "hashes.npy", np.concatenate([np.zeros(0, np.uint64), *self._hashes]))
+        full = {"format": FORMAT, "documents": len(lengths) - 1, "tokens": self._total, **meta}
+        (self._partial / "meta.json").write_text(json.dumps(full, indent=1) + "\n")
+        os.replace(self._partial, self._final)
+        return Documents.load(self._final)
+
+    @property
+    def partial(self) -> Path:
+        """Where the files are until `finish`: further files may be put beside them."""
+        return self._partial
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
