@@ -1,0 +1,33 @@
+"""`python -m train CONFIG --workdir W [overrides]`: pretrain one experiment file. Knows only the command line."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.build import build
+from train.cli import load_config, multi_host, one_line_errors, parse
+from train.experiment import Experiment
+from train.loop import Result, run
+from train.workdir import claim
+
+
+def pretrain(experiment: Experiment, workdir: Path, label: str = "pretrain") -> Result:
+    """Build the parts, claim the run folder, train."""
+    built = build(experiment)
+    claim(workdir, built.description, built.tokenizer)
+    return run(experiment, built.parts, workdir, label=label)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, then pretrain."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("usage: python -m train CONFIG.py --workdir W [--help | overrides]")
+    experiment, workdir = parse(load_config(arguments[0]), arguments[1:], f"python -m train {arguments[0]}")
+    multi_host()
+    result = pretrain(experiment, workdir)
+    state = "stopped by SIGTERM at" if result.preempted else "finished at"
+    print(f"{state} step {result.step} after {result.seconds:.0f} s of training; run folder: {workdir}")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""From an experiment's values to the parts of a run: corpus, tokenizer, rows, network. Every mistake is refused here.
+
+This is where the rooms meet: `data` is handed the objective's `make_example` and knows no objective; the loop gets parts
+and knows no corpus. Nothing is compiled before every check has passed.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from data.documents import Documents
+from data.packing import Framing, PackedRows
+from data.prepare import prepare
+from data.stream import EvalBatches, MadeRows, Rows, Stream
+from data.tokenizer import Tokenizer
+from model.config import TransformerConfig
+from model.network import Network
+from objectives.base import Objective
+from train.describe import encode
+from train.experiment import Experiment, Run
+from train.loop import Parts
+
+EVAL_SEED = 1
+"""Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """Everything `python -m train` needs to start."""
+
+    parts: Parts
+    tokenizer: Tokenizer
+    description: dict[str, Any]
+
+
+def build(experiment: Experiment) -> Built:
+    """Prepare the corpus and put the run together.
+
+    Raises:
+      ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
+    """
+    check_model(experiment.model, experiment.objective, experiment.data.length)
+    check_run(experiment, experiment.objective)
+    if not experiment.data.files:
+        raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
+    sources, tokenizer = _corpora(experiment)
+    check_vocabulary(tokenizer, experiment.model)
+    train_rows, eval_rows = [], []
+    for corpus in sources:
+        train_docs, eval_docs = corpus.split(experiment.data.held_out)
+        train_rows.append(_rows(experiment, train_docs, tokenizer, experiment.seed))
+        eval_rows.append(_rows(experiment, eval_docs, tokenizer, EVAL_SEED))
+    weights = experiment.data.weights or tuple(float(len(r)) for r in train_rows)
+    stream = Stream(train_rows, batch_size=experiment.batch_size, seed=experiment.seed, weights=weights)
+    names = ["eval"] if len(eval_rows) == 1 else [f"eval_{i}" for i in range(len(eval_rows))]
+    eval_sets = {
+        name: list(EvalBatches(rows, batch_size=experiment.batch_size, limit=experiment.data.eval_rows))
+        for name, rows in zip(names, eval_rows, strict=True)
+    }
+    network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+    parts = Parts(network=network, objective=experiment.objective, stream=stream, eval_sets=eval_sets)
+    description = {
+        "experiment": encode(experiment),
+        "model": encode(experiment.model),
+        "objective": encode(experiment.objective),
+        "adapter": encode(parts.adapter),
+    }
+    return Built(parts=parts, tokenizer=tokenizer, description=description)
+
+
+def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
+    """One tokenised corpus per entry of data.files, all with one tokenizer."""
+    data = experiment.data
+    cache = Path(data.cache).expanduser()
+    corpora, tokenizer_path = [], Path(data.tokenizer).expanduser() if data.tokenizer else None
+    for spec in data.files:
+        prepared = prepare(
+            (spec,),
+            cache=cache,
+            tokenizer=tokenizer_path,
+            vocab_size=experiment.model.vocab_size,
+            lowercase=data.lowercase,
+        )
+        corpora.append(prepared.documents)
+        tokenizer_path = prepared.tokenizer_path
+        tokenizer = prepared.tokenizer
+    return corpora, tokenizer
+
+
+def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: int) -> Rows:
+    """Rows that the objective makes, or packed ones where it makes none."""
+    data = experiment.data
+    if experiment.objective.make_example is not None:
+        experiment.objective.check_documents(docs)
+        return MadeRows(docs, experiment.objective.make_example, seed=seed)
+    framing = Framing.named(data.framing, tokenizer)
+    return PackedRows(docs, length=data.length, framing=framing, max_segments=data.max_segments)
+
+
+def check_model(model: TransformerConfig, objective: Objective, length: int) -> None:
+    """Row length, positions and the objective's own needs."""
+    if length > model.max_positions:
+        raise ValueError(
+            f"data.length {length} is longer than model.max_positions {model.max_positions}: shorten the rows or give the "
+            "model more positions"
+        )
+    objective.check(model, length)
+
+
+def check_run(run: Run, objective: Objective) -> None:
+    """Devices, batch and microbatches must divide, and an objective that is no sum must not be split."""
+    run.launcher.check()
+    parts = run.launcher.shards * run.microbatches
+    if run.batch_size % parts:
+        raise ValueError(
+            f"batch_size {run.batch_size} is not divisible by {run.launcher.shards} data-parallel devices x "
+            f"{run.microbatches} microbatches = {parts}"
+        )
+    if parts > 1 and not objective.additive:
+        raise ValueError(
+            f"{type(objective).__name__} is no sum over examples (additive = False), so its batch cannot be split into "
+            f"{parts} parts ({run.launcher.shards} devices x {run.microbatches} microbatches): use one of each"
+        )
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: TransformerConfig) -> None:
+    """Tokenizer and embedding table must agree."""
+    if tokenizer.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} pieces but model.vocab_size is {model.vocab_size}: set "
+            f"--model.vocab_size {tokenizer.vocab_size}, or use another tokenizer"
+        )

@@ -1,0 +1,78 @@
+"""The border between a user's command line and the rooms: experiment files by path, overrides, one-line errors.
+
+Knows tyro and exit codes, and nothing of training.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import jax
+import tyro
+
+T = TypeVar("T")
+
+
+def load_config(path: str) -> Any:
+    """The value of `config()` in an experiment file.
+
+    Raises:
+      ValueError: there is no such file, or it defines no `config()`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise ValueError(f"no experiment file {path}" + (f"; there are {', '.join(near)}" if near else ""))
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "config"):
+        raise ValueError(f"{path} defines no config() -> Experiment")
+    return module.config()
+
+
+def parse(experiment: T, arguments: Sequence[str], program: str) -> tuple[T, Path]:
+    """The experiment with the command line's overrides, and `--workdir`; `--help` lists every field."""
+    fields: list[tuple[str, Any]] = [
+        ("workdir", Annotated[Path, tyro.conf.arg(help="The run folder: checkpoints, metrics and configuration.")]),
+        ("experiment", Annotated[type(experiment), tyro.conf.arg(name="")]),
+    ]
+    kind: Any = dataclasses.make_dataclass("Arguments", fields, frozen=True)
+    missing: Any = tyro.MISSING
+    parsed = tyro.cli(
+        kind,
+        prog=program,
+        args=list(arguments),
+        default=kind(workdir=missing, experiment=experiment),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return parsed.experiment, parsed.workdir
+
+
+def one_line_errors(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
+    """Run `main`; a mistake of the user becomes one clear line and exit code 2, with HANDOFF_TRACEBACK=1 a traceback."""
+    try:
+        main(arguments)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        if "HANDOFF_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def multi_host() -> None:
+    """Join the other processes of a multi-host run where the environment asks for it (before any device is touched)."""
+    if "HANDOFF_COORDINATOR" in os.environ:
+        jax.distributed.initialize(
+            os.environ["HANDOFF_COORDINATOR"],
+            int(os.environ["HANDOFF_PROCESSES"]),
+            int(os.environ["HANDOFF_PROCESS"]),
+        )
+    elif "TPU_WORKER_HOSTNAMES" in os.environ and "," in os.environ["TPU_WORKER_HOSTNAMES"]:
+        jax.distributed.initialize()

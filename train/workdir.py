@@ -1,0 +1,60 @@
+"""A run folder belongs to one experiment: it says which, and refuses another. Knows only files and encoded values."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data.tokenizer import Tokenizer
+from train.describe import differences, read_json, write_json
+
+MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "data.cache")
+"""Fields of an experiment that a resumed run may set anew, because they do not change its numbers."""
+
+
+def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Make `workdir` the folder of this run, or check that it already is.
+
+    Args:
+      workdir: the run folder.
+      description: encoded `experiment`, `model`, `objective`, `adapter`, and what else a hand-off needs.
+      tokenizer: stored as `tokenizer.model`, its fingerprint in the description.
+
+    Raises:
+      ValueError: the folder holds another experiment, or files of something else.
+    """
+    described = {**description, "tokenizer": tokenizer.fingerprint}
+    config = workdir / "config.json"
+    if config.exists():
+        stored = read_json(config)
+        lines = [d for key in described for d in differences(stored[key], described[key], f"{key}.")]
+        lines = [d for d in lines if not _may_change(d)]
+        if lines:
+            raise ValueError(
+                f"{workdir} holds another experiment; choose another --workdir, or undo:\n  " + "\n  ".join(lines[:20])
+            )
+        return
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another")
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        tokenizer.save(workdir / "tokenizer.model")
+        write_json(config, {**described, "versions": versions()})
+
+
+def _may_change(line: str) -> bool:
+    path = line.split(":")[0].removeprefix("experiment.")
+    return any(path == name or path.startswith(f"{name}.") for name in MAY_CHANGE)
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with: a number without it cannot be repeated."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "sentencepiece", "grain")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "machine": platform.machine(),
+    }
