@@ -1,0 +1,114 @@
+"""The contract of every loss: named sums with weights, never means. Knows no loop, optimizer, file or mesh.
+
+Shape suffixes: B rows of a batch, L tokens of a row, D model width.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+
+Batch = Mapping[str, jax.Array]
+Row = dict[str, np.ndarray]
+SumAndWeight = tuple[jax.Array, jax.Array]
+
+
+class LossOut(NamedTuple):
+    """What an objective returns: float32 scalars that may be added over any split of the rows."""
+
+    terms: dict[str, SumAndWeight]
+    """name -> (loss summed over what is scored, in nats; weight of what was scored)."""
+    metrics: dict[str, SumAndWeight]
+    """name -> (sum, weight) of what is only watched."""
+
+
+class Corrupted(NamedTuple):
+    """What the backbone reads in place of the batch's tokens, and what `score` needs to know about it."""
+
+    tokens_BL: jax.Array
+    plan: dict[str, jax.Array]
+
+
+class Documents(Protocol):
+    """Random-access tokenised documents, as `make_example` is given them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """Token ids of one document, int32, without special tokens."""
+
+    def hash(self, index: int, /) -> int:
+        """Equal for documents of equal (normalised) text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Base of all objectives; fields of a subclass are its hyper-parameters.
+
+    Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not see
+    the tokens as they are; a `Mixture` of such objectives encodes once. A loss that needs several encodes
+    (contrastive, preference) overrides `__call__` instead.
+
+    Weights in `LossOut` may depend on batch and rng, never on parameters or hidden states: the step asks for
+    the weights alone first and relies on the compiler to remove the model from that call.
+    """
+
+    additive: ClassVar[bool] = True
+    """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
+    companions: ClassVar[tuple[str, ...]] = ()
+    """Names of frozen networks that the loop binds as network.companion[name]."""
+    family: ClassVar[Literal["encoder", "decoder"]] = "encoder"
+    """The backbones it makes sense on: bidirectional (encoder) or causal (decoder)."""
+    segments_per_unit: ClassVar[int] = 1
+    """How many consecutive segments of a row belong together; units never see each other."""
+    make_example: ClassVar[Any] = None
+    """Optional method (docs, index, rng: np.random.Generator) -> Row, a pure function of its arguments.
+    Without it the objective reads packed rows."""
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """The modules it needs on top of a backbone of this config, by name."""
+        return ()
+
+    def coefficients(self) -> dict[str, float]:
+        """The factor of each term in the minimised sum; its keys are exactly the keys of `LossOut.terms`."""
+        raise NotImplementedError(f"{type(self).__name__} declares no coefficients")
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Closed form of each term (loss_sum / weight_sum) for a network whose logits are all equal."""
+        return {}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """Raise ValueError if rows of this length on this backbone cannot work."""
+        return None
+
+    def check_documents(self, docs: Documents) -> None:
+        """Raise ValueError if `make_example` could not serve these documents; called once, at the start."""
+        return None
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """What the backbone reads. Randomness comes from `objectives.randomness` only."""
+        return Corrupted(batch["tokens"], {})
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Each claim about the corruption as (observed counts, expected counts), for a chi-square test."""
+        return {}
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Sums with weights, given the hidden states of the corrupted row."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither score nor __call__")
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """Corrupt, encode once, score. `rng` is the step's key; example ids are folded in below."""
+        corrupted = self.corrupt(network.config, batch, rng)
+        hidden_BLD = network.encode(corrupted.tokens_BL, batch)
+        return self.score(network, hidden_BLD, batch, corrupted)

@@ -1,0 +1,287 @@
+"""Masked language modelling with dynamic masking (BERT, RoBERTa). Knows no data source, loop or mesh.
+
+Shape suffixes: B rows, L tokens of a row, G packed segments of a row (index 0 is segment id 1), P scored
+positions of a row, D model width, V vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.heads import MaskedLMHead
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.cross_entropy import cross_entropy
+from objectives.randomness import token_bits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLM(Objective):
+    r"""Predict a random 15% of the tokens from the rest.
+
+    .. math:: \sum_{i \in M} -\log \mathrm{softmax}(E\, h_i + c)_{x_i}, \qquad
+              |M_s| = \min(\lceil \text{cap\_rate} \cdot \mathrm{len}_s \rceil,
+                           \max(1, \mathrm{round}(\text{rate} \cdot n_s)))
+
+    per segment s with n_s ordinary tokens (ids from first_ordinary_id up), M_s drawn uniformly without
+    replacement; a segment with no ordinary token has none. Of the scored tokens 80% are replaced by the mask,
+    10% by a uniform ordinary token, 10% are kept. h is the head's transform of the hidden state, E the tied
+    token table. Masking is drawn anew in every step, from the identity of each token
+    (`objectives.randomness`).
+
+    Only the scored positions pass the head and the vocabulary projection: they are gathered into P columns, P
+    being the largest number that any packing of a row can need, so none is ever dropped. A batch with more
+    packed segments than `max_segments` would break that promise: its loss is NaN, which stops the run before
+    the update.
+
+    Terms:
+      nll: nats, weighted by scored tokens.
+
+    Metrics:
+      accuracy: share of scored tokens whose largest logit is right.
+
+    Example:
+      One row of 4 ordinary tokens (7, 7, 7, 7), rate 0.5: 2 are scored. With a network whose logits are all
+      equal over a vocabulary of 8 the loss is 2 ln 8 = 4.1589 over weight 2.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> uniform = SimpleNamespace(config=SimpleNamespace(vocab_size=8), embedding_VD=jnp.ones((8, 2)),
+      ...                           encode=lambda tokens, batch: jnp.zeros((1, 4, 2)),
+      ...                           head=lambda name, hidden: (hidden, jnp.zeros(8)))
+      >>> batch = {"tokens": jnp.full((1, 4), 7), "segment_ids": jnp.ones((1, 4), jnp.int32),
+      ...          "positions": jnp.arange(4)[None], "example_ids": jnp.array([0])}
+      >>> objective = MaskedLM(mask_id=4, max_segments=1, rate=0.5, cap_rate=1.0)
+      >>> loss_sum, weight_sum = objective(uniform, batch, jax.random.key(0)).terms["nll"]
+      >>> round(float(loss_sum), 4), float(weight_sum)
+      (4.1589, 2.0)
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, section 3.1 and appendix A.1; Liu et al., RoBERTa, arXiv
+      1907.11692, section 4.1 (dynamic masking).
+    """
+
+    mask_id: int
+    """Id of the mask token."""
+    max_segments: int
+    """Most packed segments in one row (G); the data must be packed with the same limit."""
+    rate: float = 0.15
+    """Share of a segment's ordinary tokens that is scored."""
+    cap_rate: float = 20 / 128
+    """At most ceil(cap_rate x length of the segment, specials included) are scored. BERT: 20 of 128, 80 of
+    512."""
+    mask_share: float = 0.8
+    """Share of the scored tokens that is replaced by the mask."""
+    random_share: float = 0.1
+    """Share of the scored tokens that is replaced by a random ordinary token; the rest is kept."""
+    first_ordinary_id: int = 7
+    """Ids below are special: never scored, never drawn as random tokens."""
+    gather: bool = True
+    """Score only the gathered positions. False projects every position onto the vocabulary: for
+    benchmarks."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that cannot be."""
+        if not 0 < self.rate <= 1 or not 0 < self.cap_rate <= 1:
+            raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(
+                f"mask_share {self.mask_share} and random_share {self.random_share} must not exceed 1 in sum"
+            )
+        if self.max_segments < 1:
+            raise ValueError(f"max_segments {self.max_segments} is below 1")
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """BERT's transform, and the bias over the vocabulary."""
+        return (("masked_lm", MaskedLMHead(config)),)
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the vocabulary."""
+        return {"nll": math.log(config.vocab_size)}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """The vocabulary must hold the mask and something to predict."""
+        if not 0 <= self.mask_id < config.vocab_size:
+            raise ValueError(f"mask_id {self.mask_id} is outside the vocabulary of {config.vocab_size}")
+        if self.mask_id >= self.first_ordinary_id:
+            raise ValueError(
+                f"mask_id {self.mask_id} is not below first_ordinary_id {self.first_ordinary_id}"
+            )
+        if self.first_ordinary_id >= config.vocab_size:
+            raise ValueError(
+                f"first_ordinary_id {self.first_ordinary_id} leaves no ordinary token in a vocabulary of "
+                f"{config.vocab_size}"
+            )
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """Choose and replace; the plan has positions, targets and weights of scored tokens, each [B, P]."""
+        tokens_BL, segment_ids_BL = batch["tokens"], batch["segment_ids"]
+        order_BL, action_BL, word_BL = jnp.unstack(token_bits(rng, batch, 3), axis=-1)
+        ordinary_BL = (tokens_BL >= self.first_ordinary_id) & (segment_ids_BL > 0)
+        counts_BG = self._counts(segment_ids_BL, ordinary_BL)
+        positions_BP, weights_BP = self._choose(segment_ids_BL, ordinary_BL, order_BL, counts_BG)
+
+        targets_BP, action_BP, word_BP = (
+            jnp.take_along_axis(x_BL, positions_BP, axis=1) for x_BL in (tokens_BL, action_BL, word_BL)
+        )
+        ordinary = config.vocab_size - self.first_ordinary_id
+        # The remainder favours small ids by less than V / 2^32.
+        random_BP = self.first_ordinary_id + (word_BP % np.uint32(ordinary)).astype(tokens_BL.dtype)
+        new_BP = jnp.where(
+            action_BP < _threshold(self.mask_share),
+            self.mask_id,
+            jnp.where(action_BP < _threshold(self.mask_share + self.random_share), random_BP, targets_BP),
+        )
+        # Unused columns point at some real token, which must not be written: send them out of range.
+        length = tokens_BL.shape[1]
+        where_BP = jnp.where(weights_BP > 0, positions_BP, length)
+        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
+        corrupted_BL = tokens_BL.at[rows_B1, where_BP].set(new_BP, mode="drop")
+        return Corrupted(
+            corrupted_BL, {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP}
+        )
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy at the scored positions."""
+        positions_BP, targets_BP, weights_BP = (
+            corrupted.plan[k] for k in ("positions", "targets", "weights")
+        )
+        if self.gather:
+            hidden_BPD = jnp.take_along_axis(hidden_BLD, positions_BP[..., None], axis=1)
+        else:
+            hidden_BPD, targets_BP = hidden_BLD, batch["tokens"]
+            rows_B1 = jnp.arange(hidden_BLD.shape[0])[:, None]
+            weights_BP = jnp.zeros(targets_BP.shape, jnp.float32).at[rows_B1, positions_BP].add(weights_BP)
+        transformed_BPD, bias_V = network.head("masked_lm", hidden_BPD)
+        out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
+        weight_sum = jnp.sum(corrupted.plan["weights"])
+        crowded = jnp.max(batch["segment_ids"]) > self.max_segments
+        loss_sum = jnp.where(crowded, jnp.nan, out.loss_sum)
+        return LossOut({"nll": (loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """What became of the scored tokens, and which random tokens were drawn."""
+        plan, before_BL = corrupted.plan, batch["tokens"]
+        new_BP = jnp.take_along_axis(corrupted.tokens_BL, plan["positions"], axis=1)
+        ordinary = config.vocab_size - self.first_ordinary_id
+        masked_BP, kept_BP = new_BP == self.mask_id, new_BP == plan["targets"]
+        outcome_3BP = jnp.stack([masked_BP, ~masked_BP & ~kept_BP, kept_BP])
+        observed_3 = jnp.sum(outcome_3BP * plan["weights"][None], axis=(1, 2))
+        changed = self.random_share * (1 - 1 / ordinary)
+        shares_3 = jnp.array([self.mask_share, changed, 1 - self.mask_share - changed])
+
+        def histogram(x: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.zeros(config.vocab_size).at[x.reshape(-1)].add(weights.reshape(-1))
+
+        # A random token that equals the original looks kept, so each original is missing from its own draws.
+        replaced_BP = outcome_3BP[1] * plan["weights"]
+        drawn_V = histogram(new_BP, replaced_BP)
+        own_V = histogram(plan["targets"], replaced_BP)
+        candidates_V = jnp.arange(config.vocab_size) >= self.first_ordinary_id
+        expected_V = candidates_V * (jnp.sum(own_V) - own_V) / (ordinary - 1)
+        touched_BL = (corrupted.tokens_BL != before_BL) & (before_BL < self.first_ordinary_id)
+        special_2 = jnp.array([jnp.sum(touched_BL), jnp.sum(~touched_BL)], jnp.float32)
+        return {
+            "mask, random, keep": (observed_3, shares_3 * jnp.sum(observed_3)),
+            "random tokens": (drawn_V, expected_V),
+            "special tokens touched": (special_2, jnp.array([0.0, before_BL.size])),
+        }
+
+    def scored_positions(self, length: int) -> int:
+        """P: the most positions that a row of this length can score, whatever is packed in it."""
+        return _most_scored(self.rate, self.cap_rate, length, self.max_segments)
+
+    def _counts(self, segment_ids_BL: jax.Array, ordinary_BL: jax.Array) -> jax.Array:
+        """Scored tokens per segment [B, G]."""
+        member_BLG = segment_ids_BL[..., None] == jnp.arange(1, self.max_segments + 1)[None, None, :]
+        lengths_BG = jnp.sum(member_BLG, axis=1)
+        ordinary_BG = jnp.sum(member_BLG & ordinary_BL[..., None], axis=1)
+        wanted, cap = _count_tables(self.rate, self.cap_rate, segment_ids_BL.shape[1])
+        return jnp.minimum(jnp.asarray(wanted)[ordinary_BG], jnp.asarray(cap)[lengths_BG])
+
+    def _choose(
+        self, segment_ids_BL: jax.Array, ordinary_BL: jax.Array, order_BL: jax.Array, counts_BG: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Of each segment the ordinary tokens with the smallest bits: positions [B, P], weights [B, P]."""
+        B, L = segment_ids_BL.shape
+        # Ordinary tokens sorted by (segment, bits), all others behind them.
+        group_BL = jnp.where(ordinary_BL, segment_ids_BL, L + 1)
+        index_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
+        _, _, sorted_BL = jax.lax.sort((group_BL, order_BL, index_BL), num_keys=2)
+        groups_G = jnp.arange(1, self.max_segments + 1)
+        before_BG = jnp.sum(
+            group_BL[..., None] < groups_G[None, None, :], axis=1
+        )  # where a segment starts there
+
+        # Column p belongs to the segment in whose share of the running total it falls.
+        P = self.scored_positions(L)
+        ends_BG = jnp.cumsum(counts_BG, axis=1)
+        column_P = jnp.arange(P)
+        segment_BP = jnp.sum(column_P[None, :, None] >= ends_BG[:, None, :], axis=-1)
+        used_BP = segment_BP < self.max_segments
+        segment_BP = jnp.minimum(segment_BP, self.max_segments - 1)
+        rank_BP = column_P[None] - jnp.take_along_axis(ends_BG - counts_BG, segment_BP, axis=1)
+        place_BP = jnp.take_along_axis(before_BG, segment_BP, axis=1) + rank_BP
+        positions_BP = jnp.take_along_axis(sorted_BL, jnp.where(used_BP, place_BP, 0), axis=1)
+        return positions_BP, used_BP.astype(jnp.float32)
+
+
+def _threshold(share: float) -> np.uint32:
+    """Uniform 32-bit numbers below this are a share of them."""
+    return np.uint32(min(round(share * 2**32), 2**32 - 1))
+
+
+def _count_tables(rate: float, cap_rate: float, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(wanted, cap) for 0..length tokens. Tables, so that host and device cannot round apart."""
+    n = np.arange(length + 1)
+    wanted = np.where(n > 0, np.maximum(1, np.round(rate * n)), 0).astype(np.int32)
+    # Without the small number 0.1 x 10 could become 2.
+    cap = np.ceil(cap_rate * n - 1e-9).astype(np.int32)
+    return wanted, cap
+
+
+@functools.lru_cache
+def _most_scored(rate: float, cap_rate: float, length: int, segments: int) -> int:
+    """The largest sum of counts over at most `segments` segments of at most `length` tokens in all.
+
+    Rounding makes several short segments score more than one long one, so this is a knapsack; `shortest[k]`
+    is the least total length at which k positions are scored, and the table for twice as many segments is its
+    (min, +) square.
+    """
+    wanted, cap = _count_tables(rate, cap_rate, length)
+    best = np.minimum(wanted, cap)
+    size = min(length, int(best.max()) * segments)
+    one = np.full(size + 1, length + 1)
+    for n in range(length, -1, -1):
+        one[best[n]] = n
+
+    def join(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.array([np.min(a[: k + 1] + b[k::-1]) for k in range(size + 1)])
+
+    shortest, power = one, one
+    remaining = segments - 1
+    while remaining:
+        if remaining & 1:
+            shortest = join(shortest, power)
+        power = join(power, power)
+        remaining >>= 1
+    return int(np.flatnonzero(shortest <= length).max())
+
+
+def example() -> MaskedLM:
+    """For the property suite: a vocabulary of some dozens, three packed segments."""
+    return MaskedLM(mask_id=4, max_segments=3)
