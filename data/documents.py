@@ -136,18 +136,18 @@ class Documents:
 class DocumentsWriter:
     """Writes a corpus chunk by chunk beside its place, and moves it there once complete."""
 
-    def __init__(self, directory: str | Path, *, vocab_size: int):
+    def __init__(self, directory: str | Path):
         self._final = Path(directory)
         self._partial = self._final.with_name(f"{self._final.name}.partial-{os.getpid()}")
-        self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
         self._lengths: list[np.ndarray] = []
         self._hashes: list[np.ndarray] = []
+        self._dtype = np.dtype(np.uint16)
+        self._data_start = 0
         self._total = 0
 
     def __enter__(self) -> "DocumentsWriter":
         self._partial.mkdir(parents=True)
         self._file = open(self._partial / "tokens.npy", "wb")
-        self._data_start = self._write_header(0)
         return self
 
     def _write_header(self, count: int) -> int:
@@ -162,8 +162,13 @@ class DocumentsWriter:
         return self._file.tell()
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray, hashes: np.ndarray) -> None:
-        """Append documents: their tokens end to end, their lengths and hashes."""
-        self._file.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
+        """Append documents: their tokens end to end (the first chunk's dtype holds), lengths and hashes."""
+        if not self._lengths:
+            self._dtype = tokens.dtype
+            self._data_start = self._write_header(0)
+        elif tokens.dtype != self._dtype:
+            raise TypeError(f"tokens are {tokens.dtype}, those before were {self._dtype}")
+        self._file.write(np.ascontiguousarray(tokens).tobytes())
         self._lengths.append(np.asarray(lengths, np.int64))
         self._hashes.append(np.asarray(hashes, np.uint64))
         self._total += len(tokens)
@@ -180,6 +185,11 @@ class DocumentsWriter:
         (self._partial / "meta.json").write_text(json.dumps(full, indent=1) + "\n")
         os.replace(self._partial, self._final)
         return Documents.load(self._final)
+
+    @property
+    def documents(self) -> int:
+        """Documents added so far."""
+        return sum(map(len, self._lengths))
 
     @property
     def partial(self) -> Path:

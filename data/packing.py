@@ -221,9 +221,8 @@ def _cut_for(piece: _Piece, room: int, framing: Framing) -> list[_Piece] | None:
 class RowIndex:
     """Which pieces stand in which row, and where: shared by packed documents and packed labelled examples."""
 
-    def __init__(self, sizes: np.ndarray, row_of: np.ndarray, *, length: int, pad: int):
+    def __init__(self, sizes: np.ndarray, row_of: np.ndarray, *, length: int):
         self.length = length
-        self.pad = pad
         # Pieces are renumbered by row; within a row they keep their order.
         self.order = np.argsort(row_of, kind="stable")
         self._sizes = np.asarray(sizes, np.int64)[self.order]
@@ -310,7 +309,7 @@ class PackedRows:
                 pieces, row_of, length=length, max_segments=max_segments, framing=framing
             )
         self.pieces = pieces
-        self.index = RowIndex(pieces.sizes, row_of, length=length, pad=framing.pad)
+        self.index = RowIndex(pieces.sizes, row_of, length=length)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -62,7 +62,10 @@ class MadeRows:
 
 
 class Stream:
-    """Endless batches: each epoch visits every row of a source once, in an order of its own."""
+    """Endless batches: each epoch visits every row of a source once, in an order of its own.
+
+    Several sources are mixed by weight, or by their number of rows where no weights are given.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Stream:
         shuffle: bool = True,
     ):
         self._sources: list[Rows] = list(rows) if isinstance(rows, Sequence) else [rows]
-        weights = [1.0] * len(self._sources) if weights is None else list(weights)
+        weights = [float(len(s)) for s in self._sources] if weights is None else list(weights)
         _check_sources(self._sources, weights)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")

@@ -1,0 +1,318 @@
+"""Labelled text to packed rows: sequences (labels per segment) and words (labels per first piece).
+
+Must not know losses or metrics. Legend: B rows, L length, G segments per row.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from data.packing import Batch, Placement, RowIndex, best_fit, ragged_arange
+from data.records import DataError, Record, required
+
+NO_LABEL = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceExample:
+    """A text, or a pair of texts, and its class."""
+
+    text: str
+    text_pair: str | None = None
+    label: str | None = None
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenExample:
+    """A sentence in words, and the class of each word."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...] | None = None
+    where: str = ""
+
+
+Example = TypeVar("Example", SequenceExample, TokenExample)
+
+
+class PairTokenizer(Protocol):
+    """What is needed of a tokenizer here."""
+
+    pad_id: int
+    cls_id: int
+    sep_id: int
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts."""
+        ...
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids of a sentence in words, and for each id the index of its word."""
+        ...
+
+
+def sequence_examples(
+    records: Iterable[Record], *, text: str = "text", text_pair: str = "", label: str = "label"
+) -> list[SequenceExample]:
+    """Examples from records; empty `text_pair` or `label` names no column."""
+    return [
+        SequenceExample(
+            text=_text(record, text),
+            text_pair=_text(record, text_pair) if text_pair else None,
+            label=_class(required(record, label), record, label) if label else None,
+            where=record.where,
+        )
+        for record in records
+    ]
+
+
+def token_examples(
+    records: Iterable[Record], *, words: str = "tokens", tags: str = "tags"
+) -> list[TokenExample]:
+    """Examples from records whose columns hold lists of equal length; empty `tags` names no column."""
+    examples = []
+    for record in records:
+        tokens = _list(record, words)
+        classes = [_class(tag, record, tags) for tag in _list(record, tags)] if tags else None
+        if classes is not None and len(classes) != len(tokens):
+            raise DataError(f"{record.where}: {len(tokens)} {words} but {len(classes)} {tags}")
+        if not all(isinstance(token, str) for token in tokens):
+            raise DataError(f"{record.where}: {words!r} holds something that is not text")
+        examples.append(
+            TokenExample(
+                words=tuple(tokens), tags=None if classes is None else tuple(classes), where=record.where
+            )
+        )
+    return examples
+
+
+def class_names(examples: Sequence[SequenceExample] | Sequence[TokenExample]) -> tuple[str, ...]:
+    """The classes of a training set, sorted (as numbers where all are numbers)."""
+    found = {label for example in examples for label in _labels(example)}
+    if not found:
+        raise DataError("the training examples have no labels")
+    if len(found) == 1:
+        raise DataError(
+            f"all {len(examples)} training examples have the label {found.pop()!r}: nothing to learn"
+        )
+    if all(name.removeprefix("-").isdecimal() for name in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
+
+
+def subset(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
+    """Draw n examples by seed alone; with one seed a smaller subset lies inside a larger one."""
+    if not 0 < n <= len(examples):
+        raise DataError(f"cannot draw {n} of {len(examples)} examples")
+    return [examples[i] for i in np.random.default_rng(seed).permutation(len(examples))[:n]]
+
+
+class LabelledRows:
+    """Packed rows of labelled examples; `examples` and `words` map what a model says back to the input."""
+
+    def __init__(self, segments: "_Segments", *, tokenizer: PairTokenizer, length: int, max_segments: int):
+        if not len(segments.sizes):
+            raise DataError("there are no examples")
+        self.length = length
+        self.max_segments = max_segments
+        self.truncated = segments.truncated
+        """Examples that did not fit `length`."""
+        self.lost = segments.lost
+        """Tokens that were cut off."""
+        self._segments = segments
+        self._starts = np.cumsum(segments.sizes) - segments.sizes
+        self._pad = tokenizer.pad_id
+        self.index = RowIndex(segments.sizes, best_fit(segments.sizes, length, max_segments), length=length)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
+        """Rows `number % len(self)`: packed rows, with labels int32[B, G] or token_labels int32[B, L]."""
+        place = self.index.place(numbers)
+        batch = place.rows(self._pad)
+        batch["tokens"] = self._spread(place, self._segments.tokens, self._pad)
+        if self._segments.type_ids is not None:
+            batch["type_ids"] = self._spread(place, self._segments.type_ids, 0)
+        if self._segments.token_labels is not None:
+            batch["token_labels"] = self._spread(place, self._segments.token_labels, NO_LABEL)
+        if self._segments.labels is not None:
+            batch["labels"] = self._per_segment(place, self._segments.labels[place.piece])
+        return batch
+
+    def examples(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which example each segment is, int32[B, G]; -1 where a row has fewer segments."""
+        place = self.index.place(numbers)
+        return self._per_segment(place, place.piece)
+
+    def words(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which word of its example begins at each position, int32[B, L]; -1 elsewhere."""
+        if self._segments.words is None:
+            raise DataError("these examples are texts, not words")
+        return self._spread(self.index.place(numbers), self._segments.words, -1)
+
+    def report(self) -> str:
+        """One line for the log; says what truncation cost."""
+        n = len(self._segments.sizes)
+        cut = f"{self.truncated:,} cut at {self.length} tokens ({self.lost:,} tokens lost)"
+        return (
+            f"packed {n:,} examples into {len(self):,} rows of {self.length}: "
+            f"{self.index.real_share:.1%} real tokens, {cut if self.truncated else 'none cut'}"
+        )
+
+    def _spread(self, place: Placement, flat: np.ndarray, fill: int) -> np.ndarray:
+        out = np.full(place.shape, fill, np.int32)
+        source = ragged_arange(self._starts[place.piece], place.sizes)
+        out.reshape(-1)[ragged_arange(place.start, place.sizes)] = flat[source]
+        return out
+
+    def _per_segment(self, place: Placement, values: np.ndarray) -> np.ndarray:
+        out = np.full((place.shape[0], self.max_segments), NO_LABEL, np.int32)
+        out[place.row, place.segment - 1] = values
+        return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Segments:
+    """Framed examples end to end."""
+
+    sizes: np.ndarray
+    tokens: np.ndarray
+    type_ids: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    token_labels: np.ndarray | None = None
+    words: np.ndarray | None = None
+    truncated: int
+    lost: int
+
+
+def sequence_rows(
+    examples: Sequence[SequenceExample],
+    *,
+    tokenizer: PairTokenizer,
+    classes: Sequence[str],
+    length: int,
+    max_segments: int = 8,
+) -> LabelledRows:
+    """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] with type_ids 0 and 1; labels int32[B, G]."""
+    first = tokenizer.encode_batch([e.text for e in examples])
+    paired = [e.text_pair is not None for e in examples]
+    if any(paired) and not all(paired):
+        raise DataError(f"{examples[paired.index(False)].where}: has no second text, others have")
+    second = tokenizer.encode_batch([e.text_pair or "" for e in examples]) if any(paired) else None
+    room = length - (3 if second else 2)
+    _check_room(room, length)
+    tokens: list[int] = []
+    types: list[int] = []
+    sizes: list[int] = []
+    truncated = lost = 0
+    for i, a in enumerate(first):
+        b = second[i] if second else []
+        excess = max(0, len(a) + len(b) - room)
+        truncated, lost = truncated + (excess > 0), lost + excess
+        a, b = _shorten(a, b, room)
+        tail = [*b, tokenizer.sep_id] if second else []
+        tokens += [tokenizer.cls_id, *a, tokenizer.sep_id, *tail]
+        types += [0] * (len(a) + 2) + [1] * len(tail)
+        sizes.append(len(a) + 2 + len(tail))
+    labels = np.array([_class_id(e.label, e.where, classes) for e in examples], np.int32)
+    segments = _Segments(
+        sizes=np.array(sizes, np.int64),
+        tokens=np.array(tokens, np.int32),
+        type_ids=np.array(types, np.int32) if second else None,
+        labels=labels,
+        truncated=truncated,
+        lost=lost,
+    )
+    return LabelledRows(segments, tokenizer=tokenizer, length=length, max_segments=max_segments)
+
+
+def token_rows(
+    examples: Sequence[TokenExample],
+    *,
+    tokenizer: PairTokenizer,
+    classes: Sequence[str],
+    length: int,
+    max_segments: int = 8,
+) -> LabelledRows:
+    """[CLS] pieces [SEP]; the first piece of each word carries its class in token_labels int32[B, L]."""
+    room = length - 2
+    _check_room(room, length)
+    tokens: list[int] = []
+    labels: list[int] = []
+    words: list[int] = []
+    sizes: list[int] = []
+    truncated = lost = 0
+    for example in examples:
+        ids, owners = tokenizer.encode_words(example.words)
+        truncated, lost = truncated + (len(ids) > room), lost + max(0, len(ids) - room)
+        ids, owners = ids[:room], owners[:room]
+        firsts = [w if j == 0 or owners[j - 1] != w else -1 for j, w in enumerate(owners)]
+        known = [
+            _class_id(tag, example.where, classes) for tag in (example.tags or [None] * len(example.words))
+        ]
+        tokens += [tokenizer.cls_id, *ids, tokenizer.sep_id]
+        words += [-1, *firsts, -1]
+        labels += [NO_LABEL, *(known[w] if w >= 0 else NO_LABEL for w in firsts), NO_LABEL]
+        sizes.append(len(ids) + 2)
+    segments = _Segments(
+        sizes=np.array(sizes, np.int64),
+        tokens=np.array(tokens, np.int32),
+        token_labels=np.array(labels, np.int32),
+        words=np.array(words, np.int32),
+        truncated=truncated,
+        lost=lost,
+    )
+    return LabelledRows(segments, tokenizer=tokenizer, length=length, max_segments=max_segments)
+
+
+def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Cut the longer one first, as BERT does, so that a short text is never lost to a long partner."""
+    if len(a) + len(b) <= room:
+        return a, b
+    half = room // 2
+    keep_a = room - len(b) if len(b) <= half else min(len(a), room - half)
+    return a[:keep_a], b[: room - keep_a]
+
+
+def _check_room(room: int, length: int) -> None:
+    if room < 1:
+        raise ValueError(f"rows of {length} leave no room beside the framing")
+
+
+def _labels(example: SequenceExample | TokenExample) -> tuple[str, ...]:
+    if isinstance(example, TokenExample):
+        return example.tags or ()
+    return () if example.label is None else (example.label,)
+
+
+def _class_id(label: str | None, where: str, classes: Sequence[str]) -> int:
+    if label is None:
+        return NO_LABEL
+    if label not in classes:
+        raise DataError(
+            f"{where}: label {label!r} is not among the {len(classes)} known: {', '.join(classes)}"
+        )
+    return classes.index(label)
+
+
+def _class(value: Any, record: Record, column: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise DataError(f"{record.where}: {column!r} is {value!r}; a label is a word or an integer")
+    return str(value)
+
+
+def _text(record: Record, column: str) -> str:
+    value = required(record, column)
+    if not isinstance(value, str):
+        raise DataError(f"{record.where}: {column!r} is {type(value).__name__}, not a text")
+    return value
+
+
+def _list(record: Record, column: str) -> list[Any]:
+    value = required(record, column)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{record.where}: {column!r} should be a list of words, found {value!r:.60}")
+    return value

