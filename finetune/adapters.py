@@ -1,0 +1,159 @@
+"""Which numbers a fine-tuning run trains: part of the layers, or low-rank additions to some matrices.
+
+Adapters see parameter trees {"backbone": ..., "heads": ...} and the paths in them, never model code. Heads
+are always trained. Layers are stacked on axis 0 of every leaf below "layers", so freezing some of them, or
+giving each its own low-rank pair, acts along that axis.
+
+Letters: N layers, I and O input and output size of a matrix, R rank.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from train.adapter import Full, Params
+from train.checkpoint import flat
+
+Path = tuple[str, ...]
+
+INPUT_AXES: tuple[tuple[str, int], ...] = ((r"attention/out/kernel$", 2), (r"kernel$", 1))
+"""Path pattern -> how many leading axes of a matrix (after the layer axis) are its input; first wins."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """Train the heads, and perhaps the last layers."""
+
+    layers: int = -1
+    """Freeze embeddings and this many of the first layers; -1 freezes the whole backbone."""
+
+    def __post_init__(self) -> None:
+        if self.layers < -1:
+            raise ValueError(f"adapter.layers must be -1 (the whole backbone) or a count, got {self.layers}")
+
+    def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
+        """A stacked leaf of which only the first layers are frozen is cut in two, under the same path."""
+        trainable: dict[Path, Any] = {}
+        frozen: dict[Path, Any] = {}
+        for path, leaf in flat(params).items():
+            if path[0] == "heads":
+                trainable[path] = leaf
+            elif self.layers == -1 or path[1].startswith("embed"):
+                frozen[path] = leaf
+            elif "layers" not in path:
+                trainable[path] = leaf
+            elif self.layers > leaf.shape[0]:
+                raise ValueError(f"adapter.layers {self.layers} exceeds the model's {leaf.shape[0]} layers")
+            else:
+                parts = ((frozen, leaf[: self.layers]), (trainable, leaf[self.layers :]))
+                for side, part in parts:
+                    if part.shape[0]:
+                        side[path] = part
+        return nest(trainable), nest(frozen)
+
+    def merge(self, trainable: Params, frozen: Params) -> Params:
+        """Leaves of both sides; those that were cut are joined again along the layers."""
+        ours, theirs = flat(trainable), flat(frozen)
+        merged = {**theirs, **ours}
+        for path in ours.keys() & theirs.keys():
+            merged[path] = jnp.concatenate([theirs[path], ours[path]])
+        return nest(merged)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Freeze the backbone and add alpha / rank * A @ B to some matrices (Hu et al. 2021, arXiv 2106.09685).
+
+    Scanned layers get one pair each. B starts at zero, so the first forward pass is that of the restored
+    model, bit for bit. There is no dropout on the low-rank branch: W + A @ B is formed once per step, which a
+    per-token mask would forbid.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    """The addition is scaled by alpha / rank."""
+    targets: tuple[str, ...] = (r"attention/query/kernel$", r"attention/value/kernel$")
+    """Regular expressions over paths such as backbone/layers/attention/query/kernel."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"adapter.rank must be at least 1, got {self.rank}")
+        if not self.targets:
+            raise ValueError("adapter.targets is empty: name at least one matrix")
+        for pattern in self.targets:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"adapter.targets: {pattern!r} is no regular expression: {error}") from error
+
+    def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
+        """Trainable: heads, and one {lora_a, lora_b} per matched matrix. Frozen: the whole backbone."""
+        leaves = flat(params)
+        trainable = {path: leaf for path, leaf in leaves.items() if path[0] == "heads"}
+        frozen = {path: leaf for path, leaf in leaves.items() if path[0] != "heads"}
+        matched = self._matched(frozen)
+        for path, key in zip(matched, jax.random.split(rng, len(matched)), strict=True):
+            batch, inputs, outputs = _matrix(path, leaves[path].shape)
+            if self.rank > min(inputs, outputs):
+                name = "/".join(path)
+                raise ValueError(f"adapter.rank {self.rank} exceeds a side of {name}, {inputs} x {outputs}")
+            # Uniform with the bound of the authors' code (microsoft/LoRA: kaiming_uniform_, a = sqrt(5)).
+            bound = 1.0 / math.sqrt(inputs)
+            shape_a, shape_b = (*batch, inputs, self.rank), (*batch, self.rank, outputs)
+            trainable[(*path, "lora_a")] = jax.random.uniform(key, shape_a, minval=-bound, maxval=bound)
+            trainable[(*path, "lora_b")] = jnp.zeros(shape_b, jnp.float32)
+        return nest(trainable), nest(frozen)
+
+    def merge(self, trainable: Params, frozen: Params) -> Params:
+        """W + alpha / rank * A @ B where there is a pair, everything else as it is."""
+        ours, merged = flat(trainable), flat(frozen)
+        for path, leaf in ours.items():
+            if path[-1] == "lora_a":
+                base, b = merged[path[:-1]], ours[(*path[:-1], "lora_b")]
+                delta = jnp.matmul(leaf, b, precision=jax.lax.Precision.HIGHEST)
+                merged[path[:-1]] = base + (self.alpha / self.rank) * delta.reshape(base.shape)
+            elif path[-1] != "lora_b":
+                merged[path] = leaf
+        return nest(merged)
+
+    def _matched(self, backbone: dict[Path, Any]) -> list[Path]:
+        """Paths that a target names, sorted; every target must name at least one matrix."""
+        matrices = sorted(path for path in backbone if path[-1] == "kernel")
+        for pattern in self.targets:
+            if not any(re.search(pattern, "/".join(path)) for path in matrices):
+                raise ValueError(
+                    f"adapter.targets: {pattern!r} matches no matrix; there are "
+                    + ", ".join("/".join(path) for path in matrices)
+                )
+        return [path for path in matrices if any(re.search(p, "/".join(path)) for p in self.targets)]
+
+
+AnyAdapter = (
+    Annotated[Full, tyro.conf.subcommand("full")]
+    | Annotated[Frozen, tyro.conf.subcommand("frozen")]
+    | Annotated[LoRA, tyro.conf.subcommand("lora")]
+)
+"""What an experiment file may choose from; any object with `split` and `merge` works from Python."""
+
+
+def _matrix(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
+    """(leading layer axis if stacked, input size, output size) of a kernel."""
+    batch, rest = (shape[:1], shape[1:]) if "layers" in path else ((), shape)
+    axes = next(axes for pattern, axes in INPUT_AXES if re.search(pattern, "/".join(path)))
+    return batch, math.prod(rest[:axes]), math.prod(rest[axes:])
+
+
+def nest(leaves: dict[Path, Any]) -> Params:
+    """Leaves by path as nested dicts: the inverse of `flat` for trees of dicts."""
+    root: dict[str, Any] = {}
+    for (*parents, last), leaf in leaves.items():
+        node = root
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return root
