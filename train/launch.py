@@ -5,6 +5,7 @@ loop and checkpoints see the canonical state (no device axis, global arrays).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,14 +54,11 @@ class Pmap:
 
     def enter(self, state: Tree) -> Tree:
         """Canonical state -> one copy per device, along a new leading axis."""
-        n = self.shards
-        add = lambda tree: jax.tree.map(lambda x: jnp.broadcast_to(x[None], (n, *x.shape)), tree)  # noqa: E731
-        return jax.jit(add, out_shardings=self._sharding("devices"))(state)
+        return _with_axis(self.shards, self._sharding("devices"))(state)
 
     def leave(self, state: Tree) -> Tree:
         """The canonical state again. A jitted take of the first copy: plain indexing would transfer."""
-        strip = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-        return jax.jit(strip, out_shardings=self._sharding())(state)
+        return _without_axis(self._sharding())(state)
 
     def compile(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """Map `step(state, batch, rng, axis=...)` over devices; what it returns besides the state is replicated."""
@@ -184,7 +182,7 @@ class Mesh:
 
     def replicate(self, tree: Tree) -> Tree:
         """A small tree (a random key) for every device."""
-        return jax.jit(lambda x: x, out_shardings=self._sharding())(tree)
+        return _placed(self._sharding())(tree)
 
     def fetch(self, sums: Tree) -> Tree:
         """Replicated results -> numpy."""
@@ -192,6 +190,25 @@ class Mesh:
 
 
 Launcher = Pmap | Mesh
+
+
+# One jitted function per sharding: a fresh one at every call would compile again at every save.
+@functools.lru_cache
+def _with_axis(copies: int, sharding: NamedSharding) -> Callable[[Tree], Tree]:
+    def add(tree: Tree) -> Tree:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (copies, *x.shape)), tree)
+
+    return jax.jit(add, out_shardings=sharding)
+
+
+@functools.lru_cache
+def _without_axis(sharding: NamedSharding) -> Callable[[Tree], Tree]:
+    return jax.jit(lambda tree: jax.tree.map(lambda x: x[0], tree), out_shardings=sharding)
+
+
+@functools.lru_cache
+def _placed(sharding: NamedSharding) -> Callable[[Tree], Tree]:
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def _local_rows(sharding: NamedSharding, batch_size: int) -> slice:

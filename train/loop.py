@@ -77,13 +77,21 @@ class _Progress:
     seconds: float = 0.0
 
 
-@functools.lru_cache(maxsize=16)
-def _optimizer(optimizer: Optimizer, steps: int) -> optax.GradientTransformation:
-    return optimizer.build(steps)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Programs:
+    """Everything that is compiled for a run, and the shapes it works on."""
+
+    init: Callable[..., Params]
+    create: Callable[..., TrainState]
+    train: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    params_shardings: Any
+    state_shapes: Any
+    """Shapes with shardings of the canonical state."""
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(
+def _programs(
     launcher: Launcher,
     network: Network,
     objective: Objective,
@@ -91,18 +99,24 @@ def _compiled(
     steps: int,
     adapter: Adapter,
     microbatches: int,
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Both steps, compiled once per process for equal arguments: a study repeats the same run with many seeds."""
-    train = functools.partial(
-        train_step,
-        network=network,
-        objective=objective,
-        tx=_optimizer(optimizer, steps),
-        adapter=adapter,
-        microbatches=microbatches,
+) -> _Programs:
+    """Compiled once per process for equal arguments: a study repeats the same run with many seeds."""
+    tx, axes, key = optimizer.build(steps), network.logical_axes(), jax.eval_shape(lambda: jax.random.key(0))
+    create = functools.partial(create_state, tx=tx, adapter=adapter)
+    params_shapes = jax.eval_shape(network.init, key)
+    params_shardings = launcher.shardings(params_shapes, axes)
+    shapes = jax.eval_shape(create, params_shapes, key)
+    shardings = launcher.shardings(shapes, axes)
+    shared = {"network": network, "objective": objective, "adapter": adapter}
+    train = functools.partial(train_step, **shared, tx=tx, microbatches=microbatches)
+    return _Programs(
+        init=jax.jit(network.init, out_shardings=params_shardings),
+        create=jax.jit(create, out_shardings=shardings),
+        train=launcher.compile(train, donate=True),
+        evaluate=launcher.compile(functools.partial(eval_step, **shared), donate=False),
+        params_shardings=params_shardings,
+        state_shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
     )
-    evaluate = functools.partial(eval_step, network=network, objective=objective, adapter=adapter)
-    return launcher.compile(train, donate=True), launcher.compile(evaluate, donate=False)
 
 
 def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> Result:
@@ -126,8 +140,7 @@ class _Loop:
     def __init__(self, settings: Run, parts: Parts, workdir: Path, label: str):
         self.settings, self.parts, self.workdir, self.label = settings, parts, workdir, label
         self.launcher = settings.launcher
-        self.tx = _optimizer(settings.optimizer, settings.steps)
-        self.train_step, self.eval_step = _compiled(
+        self.programs = _programs(
             settings.launcher,
             parts.network,
             parts.objective,
@@ -163,29 +176,23 @@ class _Loop:
 
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""
-        network, key = self.parts.network, jax.random.key(self.settings.seed)
-        axes = network.logical_axes()
-        params_key, adapter_key, run_key = jax.random.split(key, 3)
-        params_shapes = jax.eval_shape(network.init, params_key)
-        create = functools.partial(create_state, tx=self.tx, adapter=self.parts.adapter)
-        shapes = jax.eval_shape(create, params_shapes, adapter_key)
-        shardings = self.launcher.shardings(shapes, axes)
+        programs = self.programs
+        params_key, adapter_key, run_key = jax.random.split(jax.random.key(self.settings.seed), 3)
         self.rng = self.launcher.replicate(run_key)
         step = self.checkpoints.newest()
         for notice in self.checkpoints.notices:
             tqdm.write(notice, file=sys.stderr)
         if step is not None:
-            abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-            state, host = self.checkpoints.restore(step, abstract)
+            state, host = self.checkpoints.restore(step, programs.state_shapes)
             self.progress = _Progress(**host)
             tqdm.write(f"{self.label}: resuming from step {step}", file=sys.stderr)
         else:
-            params_shardings = self.launcher.shardings(params_shapes, axes)
-            if self.parts.initial is None:
-                params = jax.jit(network.init, out_shardings=params_shardings)(params_key)
+            given = self.parts.initial
+            if given is None:
+                params = programs.init(params_key)
             else:
-                params = jax.tree.map(jax.device_put, self.parts.initial, params_shardings)
-            state = jax.jit(create, out_shardings=shardings)(params, adapter_key)
+                params = jax.tree.map(jax.device_put, given, programs.params_shardings)
+            state = programs.create(params, adapter_key)
         if self.best is not None:
             self.best.discard_after(step or 0)
         return self.launcher.enter(state), step or 0
@@ -212,12 +219,12 @@ class _Loop:
             if step == start:
                 self._count_flops(state, batch)
                 with jax.transfer_guard("allow"):
-                    state, sums = self.train_step(state, batch, self.rng)
+                    state, sums = self.programs.train(state, batch, self.rng)
                 jax.block_until_ready(sums)
                 clock = time.perf_counter()  # compilation is not training time
             else:
                 with jax.transfer_guard("disallow"):
-                    state, sums = self.train_step(state, batch, self.rng)
+                    state, sums = self.programs.train(state, batch, self.rng)
             if pending is not None:
                 self._absorb(window, *pending, state)
             pending, step = (step, sums), step + 1
@@ -284,7 +291,7 @@ class _Loop:
         """Score every evaluation set; True if the run should end early."""
         values: dict[str, float] = {}
         for name, batches in self.parts.eval_sets.items():
-            sums = evaluate(self.eval_step, self.launcher, state, batches, self.rng)
+            sums = evaluate(self.programs.evaluate, self.launcher, state, batches, self.rng)
             values |= {f"{name}/{k}": v for k, v in metrics.means(sums).items()}
         values["train/seconds"] = self.progress.seconds
         if jax.process_index() == 0:
@@ -311,7 +318,7 @@ class _Loop:
 
     def _count_flops(self, state: Any, batch: Any) -> None:
         shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
-        self.flops = count_flops(self.train_step, shapes(state), shapes(batch), shapes(self.rng))
+        self.flops = count_flops(self.programs.train, shapes(state), shapes(batch), shapes(self.rng))
         self.flops *= self.launcher.copies
 
 

@@ -114,7 +114,7 @@ def _update(
     """Apply `grads` unless something is not finite; after a bad step nothing moves any more."""
     one = jnp.ones((), jnp.float32)
     total = total_loss(objective, out)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(total) & jnp.isfinite(grad_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)

@@ -29,8 +29,8 @@ def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> N
     config = workdir / "config.json"
     if config.exists():
         stored = read_json(config)
-        lines = [d for key in described for d in differences(stored[key], described[key], f"{key}.")]
-        lines = [d for d in lines if not _may_change(d)]
+        stored.pop("versions")
+        lines = [d for d in differences(stored, described) if not _may_change(d)]
         if lines:
             raise ValueError(
                 f"{workdir} holds another experiment; choose another --workdir, or undo:\n  " + "\n  ".join(lines[:20])

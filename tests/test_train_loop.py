@@ -1,0 +1,172 @@
+"""The loop: resume is exact, damage is named, NaN stops, early stopping keeps the best, SIGTERM saves."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from objectives.base import LossOut
+from objectives.masked_lm import MaskedLM
+from tests.tiny import RaggedStream, parts, settings
+from train.checkpoint import load_params, saved_steps
+from train.launch import Mesh, Pmap
+from train.loop import run
+from train.metrics import read_rows
+
+
+def leaves(workdir, step, folder="checkpoints"):
+    return jax.tree.leaves(load_params(workdir / folder, step))
+
+
+def assert_bitwise(a, b):
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == y.dtype and np.array_equal(x, y)
+
+
+def test_the_loss_falls_and_rows_are_written(tmp_path):
+    result = run(settings(steps=6), parts(), tmp_path)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    losses = [r["train/loss"] for r in rows if "train/loss" in r]
+    assert result.step == 6 and len(losses) == 6 and losses[-1] < losses[0]
+    assert [r["step"] for r in rows if "eval/nll" in r] == [3, 6]
+    assert rows[-3]["train/tokens_per_second"] > 0
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("launcher", [Mesh(), Pmap()])
+def test_a_resumed_run_ends_bitwise_equal(tmp_path, launcher):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    config = settings(launcher=launcher)
+    run(config, parts(config=None), whole)
+    with pytest.raises(ConnectionError):
+        run(config, parts(stream=RaggedStream(fail_at=5)), broken)
+    assert max(saved_steps(broken / "checkpoints")) == 4
+    run(config, parts(), broken)
+    assert_bitwise(leaves(whole, 6), leaves(broken, 6))
+    same = [[(r["step"], r.get("train/loss"), r.get("eval/nll")) for r in read_rows(w / "metrics.jsonl")] for w in (whole, broken)]
+    assert same[0] == same[1]
+
+
+def test_repeating_a_run_is_bitwise(tmp_path):
+    for name in ("a", "b"):
+        run(settings(steps=3), parts(), tmp_path / name)
+    assert_bitwise(leaves(tmp_path / "a", 3), leaves(tmp_path / "b", 3))
+
+
+def test_another_seed_is_another_run(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        run(settings(steps=1, seed=seed), parts(), tmp_path / name)
+    a, b = leaves(tmp_path / "a", 1), leaves(tmp_path / "b", 1)
+    assert not all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def damage(workdir, step):
+    file = max((p for p in (workdir / "checkpoints" / str(step) / "params").rglob("*") if p.is_file()), key=os.path.getsize)
+    with file.open("r+b") as f:
+        f.truncate(file.stat().st_size // 2)
+    return file
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capfd):
+    run(settings(), parts(), tmp_path)
+    expected = leaves(tmp_path, 6)
+    file = damage(tmp_path, 6)
+    capfd.readouterr()
+    result = run(settings(), parts(), tmp_path)
+    said = capfd.readouterr().err
+    assert str(file) in said and "resuming from step 4" in said
+    assert result.step == 6
+    assert_bitwise(expected, leaves(tmp_path, 6))
+    assert (tmp_path / "set_aside" / "checkpoints-6-0").is_dir()
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(tmp_path):
+    run(settings(), parts(), tmp_path)
+    for step in saved_steps(tmp_path / "checkpoints"):
+        damage(tmp_path, step)
+    with pytest.raises(ValueError, match="no checkpoint in .* is whole"):
+        run(settings(), parts(), tmp_path)
+
+
+def test_a_save_that_never_finished_is_passed_over(tmp_path, capfd):
+    run(settings(), parts(), tmp_path)
+    (tmp_path / "checkpoints" / "6" / "hashes.json").unlink()
+    run(settings(), parts(), tmp_path)
+    said = capfd.readouterr().err
+    assert "never completed" in said and "resuming from step 4" in said
+
+
+class NanAt(MaskedLM):
+    """A masked LM whose loss is not a number from a certain example on."""
+
+    def __call__(self, network, batch, rng):
+        out = super().__call__(network, batch, rng)
+        bad = jnp.any(batch["example_ids"] == 3 * 16 + 5)
+        poisoned = {k: (jnp.where(bad, jnp.nan, s), w) for k, (s, w) in out.terms.items()}
+        return LossOut(poisoned, out.metrics)
+
+
+def test_nan_stops_names_the_step_and_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(FloatingPointError, match="step 3: loss nan.*optimizer.learning_rate"):
+        run(settings(), parts(objective=NanAt(mask_id=4, max_segments=2)), tmp_path / "bad")
+    assert max(saved_steps(tmp_path / "bad" / "checkpoints")) == 3
+    # Same schedule, stopped by other means after the same three steps.
+    with pytest.raises(ConnectionError):
+        run(settings(save_every=3), parts(stream=RaggedStream(fail_at=4)), tmp_path / "good")
+    assert_bitwise(leaves(tmp_path / "bad", 3), leaves(tmp_path / "good", 3))
+
+
+def test_early_stopping_keeps_the_best_checkpoint_and_survives_a_resume(tmp_path):
+    config = settings(steps=40, eval_every=1, save_every=1, best="eval/nll", best_mode="max", patience=3)
+    # "max" of a falling loss: the first evaluation stays the best, so the run must end after 1 + 3 evaluations.
+    result = run(config, parts(), tmp_path / "a")
+    assert (result.best_step, result.step) == (1, 4)
+    assert saved_steps(tmp_path / "a" / "best") == [1]
+    with pytest.raises(ConnectionError):
+        run(config, parts(stream=RaggedStream(fail_at=3)), tmp_path / "b")
+    again = run(config, parts(), tmp_path / "b")
+    assert (again.best_step, again.step) == (1, 4)
+
+
+def test_a_metric_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ValueError, match="best='eval/f1' is not among .*eval/nll"):
+        run(settings(best="eval/f1"), parts(), tmp_path)
+
+
+class TermAt(RaggedStream):
+    """Sends the process SIGTERM while it reads step 3."""
+
+    def batch(self, step, rows=None):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(step, rows)
+
+
+def test_sigterm_saves_and_the_resumed_run_ends_bitwise_equal(tmp_path):
+    run(settings(), parts(), tmp_path / "whole")
+    result = run(settings(save_every=100), parts(stream=TermAt()), tmp_path / "cut")
+    assert result.preempted and result.step == 4 and saved_steps(tmp_path / "cut" / "checkpoints") == [4]
+    result = run(settings(save_every=100), parts(), tmp_path / "cut")
+    assert not result.preempted
+    assert_bitwise(leaves(tmp_path / "whole", 6), leaves(tmp_path / "cut", 6))
+
+
+def test_a_checkpoint_restores_on_another_mesh(tmp_path):
+    with pytest.raises(ConnectionError):
+        run(settings(launcher=Mesh(fsdp=8)), parts(stream=RaggedStream(fail_at=5)), tmp_path / "moved")
+    run(settings(launcher=Pmap()), parts(), tmp_path / "moved")
+    run(settings(launcher=Pmap()), parts(), tmp_path / "whole")
+    for a, b in zip(leaves(tmp_path / "moved", 6), leaves(tmp_path / "whole", 6), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # six Adam steps at 1e-2: rounding, not a lost state
+
+
+def test_initial_parameters_are_used(tmp_path):
+    made = parts()
+    params = jax.device_get(made.network.init(jax.random.key(5)))
+    run(settings(steps=1), parts(initial=params), tmp_path / "given")
+    run(settings(steps=1), parts(), tmp_path / "fresh")
+    first = [read_rows(tmp_path / w / "metrics.jsonl")[0]["train/loss"] for w in ("given", "fresh")]
+    assert first[0] != first[1]

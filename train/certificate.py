@@ -1,0 +1,174 @@
+"""The certificate: one experiment under every launcher and split, and by how much the numbers differ.
+
+`python -m train.certificate CONFIG [--steps 20]` runs the experiment's own step on one device, `Pmap()` over all, and three
+meshes, with 1, 2 and 4 microbatches, in float32 without dropout, and prints a table. Losses are compared over a run of
+steps; gradients at equal parameters, since Adam turns rounding noise into full-size updates wherever the true gradient is
+zero. It must not know what an objective computes.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from model.network import Network
+from objectives.base import Objective
+from train.adapter import FULL
+from train.build import build
+from train.cli import load_config, one_line_errors
+from train.experiment import Experiment
+from train.launch import HostBatch, Launcher, Mesh, Pmap
+from train.optimizer import Optimizer
+from train.state import create_state
+from train.step import train_step
+
+TOLERANCE = 1e-5
+"""Largest accepted difference: of losses in nats, of gradients relative to the largest entry of their leaf's tree."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One launcher and split against the reference."""
+
+    launcher: str
+    microbatches: int
+    loss: float
+    """Largest |loss - reference| over the steps, nats."""
+    gradient: float
+    """Largest |gradient - reference| at the reference's first and last parameters, over the largest |reference|."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both differences are within `TOLERANCE`."""
+        return self.loss <= TOLERANCE and self.gradient <= TOLERANCE
+
+
+def launchers(devices: int) -> dict[str, Launcher]:
+    """Every way to lay a step out on this many devices."""
+    ways: dict[str, Launcher] = {f"Pmap() x {devices}": Pmap(), f"Mesh(data={devices})": Mesh(data=devices)}
+    if devices > 1:
+        ways[f"Mesh(fsdp={devices})"] = Mesh(fsdp=devices, data=1)
+    if devices % 2 == 0 and devices > 2:
+        ways[f"Mesh(fsdp={devices // 2}, tensor=2)"] = Mesh(fsdp=devices // 2, tensor=2, data=1)
+    return ways
+
+
+def _keep_gradient() -> optax.GradientTransformation:
+    """Moves nothing; its state is the last gradient."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+    )
+
+
+def certify(
+    network: Network,
+    objective: Objective,
+    batches: Sequence[HostBatch],
+    optimizer: Optimizer,
+    *,
+    ways: dict[str, Launcher],
+    splits: Sequence[int],
+    seed: int = 0,
+) -> list[Row]:
+    """Run all `batches` every way and compare with one device and one microbatch."""
+    rng = jax.random.key(seed)
+    params = network.init(rng)
+    tx = optimizer.build(len(batches))
+    step = functools.partial(train_step, network=network, objective=objective, adapter=FULL)
+    reference_losses, last = _on_one_device(functools.partial(step, tx=tx), params, batches, rng, tx)
+    points = [(params, batches[0]), (last, batches[-1])]
+    catch = _keep_gradient()
+    reference = [
+        jax.device_get(jax.jit(functools.partial(step, tx=catch))(_state(p, rng, catch), b, rng)[0].opt_state)
+        for p, b in points
+    ]
+    rows = []
+    for name, launcher in ways.items():
+        for microbatches in splits:
+            run = functools.partial(_launched, launcher, network, functools.partial(step, microbatches=microbatches))
+            losses = run(tx, params, batches, rng)[0]
+            gaps = []
+            for (point, batch), expected in zip(points, reference, strict=True):
+                got = jax.device_get(run(catch, point, [batch], rng)[1].opt_state)
+                gaps.append(_gap(got, expected))
+            difference = float(np.max(np.abs(np.array(losses) - reference_losses)))
+            rows.append(Row(launcher=name, microbatches=microbatches, loss=difference, gradient=max(gaps)))
+    return rows
+
+
+def _state(params: Any, rng: jax.Array, tx: optax.GradientTransformation) -> Any:
+    return create_state(params, rng, tx=tx, adapter=FULL)
+
+
+def _on_one_device(step: Any, params: Any, batches: Sequence[HostBatch], rng: Any, tx: Any) -> tuple[Any, Any]:
+    state, losses, compiled = _state(params, rng, tx), [], jax.jit(step)
+    for batch in batches:
+        state, sums = compiled(state, dict(batch), rng)
+        losses.append(float(sums["loss"][0]))
+    return np.array(losses), jax.device_get(state.trainable)
+
+
+def _launched(
+    launcher: Launcher, network: Network, step: Any, tx: Any, params: Any, batches: Sequence[HostBatch], rng: Any
+) -> tuple[list[float], Any]:
+    create = functools.partial(create_state, tx=tx, adapter=FULL)
+    shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
+    state = launcher.enter(jax.jit(create, out_shardings=shardings)(params, rng))
+    compiled, key, losses = launcher.compile(functools.partial(step, tx=tx), donate=False), launcher.replicate(rng), []
+    for batch in batches:
+        rows = launcher.local_rows(len(batch["tokens"]))
+        state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
+        losses.append(float(launcher.fetch(sums)["loss"][0]))
+    return losses, launcher.leave(state)
+
+
+def _gap(got: Any, expected: Any) -> float:
+    scale = max(float(np.max(np.abs(x))) for x in jax.tree.leaves(expected))
+    return max(float(np.max(np.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (got, expected)), strict=True)) / scale
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """The certificate as a table."""
+    out = Table(title=title)
+    for column in ("launcher", "microbatches", "loss difference", "gradient difference", "agrees"):
+        out.add_column(column, justify="right" if "difference" in column or column == "microbatches" else "left")
+    for row in rows:
+        verdict = "yes" if row.agrees else "NO"
+        out.add_row(row.launcher, str(row.microbatches), f"{row.loss:.1e}", f"{row.gradient:.1e}", verdict)
+    return out
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`CONFIG [--steps N] [--batch-size B]`."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("usage: python -m train.certificate CONFIG.py [--steps 20]")
+    if jax.default_backend() == "cpu" and jax.device_count() < 8:
+        raise ValueError("on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 to simulate 8 devices")
+    steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 20
+    experiment: Experiment = load_config(arguments[0])
+    exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
+    parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
+    rows = certify(
+        parts.network,
+        parts.objective,
+        [parts.stream.batch(i) for i in range(steps)],
+        experiment.optimizer,
+        ways=launchers(jax.device_count()),
+        splits=[m for m in (1, 2, 4) if experiment.batch_size % (m * jax.device_count()) == 0],
+    )
+    Console().print(table(rows, f"{arguments[0]}: {steps} steps against one device"))
+    if not all(row.agrees for row in rows):
+        raise ValueError(f"differences above {TOLERANCE}: the launchers do not give the same numbers")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))
