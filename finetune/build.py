@@ -1,0 +1,185 @@
+"""From a fine-tuning experiment and the run it starts from to the parts of a run; then through train's loop.
+
+Every mistake is refused here, before anything compiles. It has no loop of its own.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from data.labelled import LabelledRows, class_names, subset
+from data.sources import records
+from data.stream import EvalBatches, Stream
+from finetune.experiment import FineTune
+from finetune.passport import Passport, fresh_passport, hand_off
+from finetune.restore import Source, open_run
+from finetune.tasks import Columns, Examples, Task, TaskObjective
+from model.network import Network
+from train.build import check_model, check_run
+from train.describe import encode
+from train.loop import Parts, Result, run
+from train.workdir import claim
+
+SPLITS = {"train": "train", "eval": "validation", "test": "test"}
+"""The split of a TFDS data set that is meant where its name gives none."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """Everything a fine-tuning run needs to start."""
+
+    experiment: FineTune
+    """As given, but with `steps` resolved."""
+    source: Source
+    parts: Parts
+    passport: Passport
+    classes: tuple[str, ...]
+    description: dict[str, Any]
+    reports: tuple[str, ...]
+    """What packing did, one line per data set."""
+
+
+def fine_tune(
+    experiment: FineTune,
+    workdir: Path,
+    *,
+    source: Source | None = None,
+    label: str = "finetune",
+    quiet: bool = False,
+) -> Result:
+    """Build the parts, claim the run folder, train.
+
+    Args:
+      experiment: what to do; a finished run in `workdir` is not repeated, an interrupted one goes on.
+      workdir: the run folder.
+      source: the opened `experiment.init`, where many runs start from the same one.
+      label: what the progress bar says.
+      quiet: print neither the hand-off nor what packing did.
+    """
+    built = build(experiment, source)
+    claim(workdir, built.description, built.source.tokenizer)
+    if jax.process_index() == 0:
+        built.passport.write(workdir / "passport.json")
+        if not quiet:
+            console = Console(stderr=True)
+            for line in built.reports:
+                console.print(line, highlight=False)
+            console.print(built.passport.table())
+    return run(built.experiment, built.parts, workdir, label=label)
+
+
+def build(experiment: FineTune, source: Source | None = None) -> Built:
+    """Read the data, hand the parameters over and put the run together.
+
+    Raises:
+      ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
+    """
+    if not experiment.init:
+        raise ValueError("init is empty: name the run folder to start from with --init")
+    for name in ("train", "eval"):
+        if not getattr(experiment.data, name):
+            raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
+    source = open_run(experiment.init) if source is None else source
+    model = experiment.model.apply(source.model)
+    task, data = experiment.task, experiment.data
+    examples = {
+        name: read_examples(task, getattr(data, name), name, data.columns) for name in ("train", "eval")
+    }
+    classes = class_names(examples["train"])
+    objective = task.objective(len(classes))
+    check_model(model, objective, data.length)
+    check_run(experiment, objective)
+    examples["train"] = _draw(examples["train"], data.labels, experiment.seed, data.train)
+    sample = min(data.train_sample, len(examples["train"]))
+    examples["train_sample"] = subset(examples["train"], sample, experiment.seed)
+    rows = {name: _rows(experiment, some, source, classes) for name, some in examples.items()}
+    network = Network(model.build(), tuple(objective.heads(model)))
+    experiment = _resolve_steps(experiment, len(rows["train"]))
+    eval_sets = {
+        name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
+        for name in ("eval", "train_sample")
+    }
+    _check_adapter_and_best(experiment, network, objective, eval_sets)
+    initial, passport = _initial(experiment, source, network)
+    stream = Stream(rows["train"], batch_size=experiment.batch_size, seed=experiment.seed)
+    return Built(
+        experiment=experiment,
+        source=source,
+        parts=Parts(
+            network=network,
+            objective=objective,
+            stream=stream,
+            eval_sets=eval_sets,
+            adapter=experiment.adapter,
+            initial=initial,
+        ),
+        passport=passport,
+        classes=classes,
+        description={
+            "experiment": encode(experiment),
+            "model": encode(model),
+            "objective": encode(objective),
+            "adapter": encode(experiment.adapter),
+            "classes": list(classes),
+        },
+        reports=tuple(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
+    )
+
+
+def read_examples(task: Task, spec: str, name: str, columns: Columns) -> Examples:
+    """Labelled examples of a file or TFDS split; `name` says which split a plain TFDS name means."""
+    return task.examples(records(spec, split=SPLITS[name]), columns)
+
+
+def _draw(examples: Examples, count: int, seed: int, spec: str) -> Examples:
+    if count > len(examples):
+        raise ValueError(f"data.labels {count} exceeds the {len(examples)} examples of {spec}")
+    return subset(examples, count, seed) if count else examples
+
+
+def _rows(experiment: FineTune, examples: Examples, source: Source, classes: Sequence[str]) -> LabelledRows:
+    data = experiment.data
+    return experiment.task.rows(
+        examples,
+        tokenizer=source.tokenizer,
+        classes=classes,
+        length=data.length,
+        max_segments=data.max_segments,
+    )
+
+
+def _resolve_steps(experiment: FineTune, rows: int) -> FineTune:
+    if experiment.epochs == 0:
+        return experiment
+    steps = max(1, round(experiment.epochs * rows / experiment.batch_size))
+    return dataclasses.replace(experiment, steps=steps)
+
+
+def _check_adapter_and_best(
+    experiment: FineTune, network: Network, objective: TaskObjective, eval_sets: dict[str, list[Any]]
+) -> None:
+    """Trace, without compiling, what would else fail after the first evaluation."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(network.init, key)
+    trainable, frozen = jax.eval_shape(experiment.adapter.split, params, key)
+
+    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
+        return objective(network.bind(experiment.adapter.merge(trainable, frozen)), batch, key)
+
+    out = jax.eval_shape(score, trainable, frozen, eval_sets["eval"][0])
+    known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
+    if experiment.best and experiment.best not in known:
+        raise ValueError(f"best is {experiment.best!r}, but evaluations give {', '.join(known)}")
+
+
+def _initial(experiment: FineTune, source: Source, network: Network) -> tuple[Any, Passport]:
+    """Initial parameters (None: the loop draws them) and the account of them."""
+    if experiment.init_parameters == "fresh":
+        return None, fresh_passport(source, network)
+    # The key that the loop would draw parameters with: both arms of a comparison get the same heads.
+    key = jax.random.split(jax.random.key(experiment.seed), 3)[0]
+    return hand_off(source, network, key, reuse_heads=experiment.reuse_heads)

@@ -1,0 +1,115 @@
+"""What a fine-tuning run is: the typed values of one experiment file. Building from them happens in
+`build.py`.
+
+Cross-field mistakes are refused here, with both values, before any array exists.
+"""
+
+import dataclasses
+from typing import Literal
+
+from finetune.adapters import AnyAdapter
+from finetune.tasks import Columns, Task, TextClassification
+from model.config import TransformerConfig
+from train.adapter import FULL
+from train.experiment import Run
+from train.optimizer import Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Labelled examples, and how they become rows."""
+
+    train: str = ""
+    """A glob of .csv, .tsv, .jsonl or .conll files (or .gz), or a TFDS split such as rotten_tomatoes:train.
+    """
+    eval: str = ""
+    """Examples scored during the run; they choose the best checkpoint."""
+    test: str = ""
+    """Examples scored once, at the end; empty for none."""
+    text: str = "text"
+    """Column of the text (word labels: of the list of words)."""
+    text_pair: str = ""
+    """Column of the second text, for pairs; empty for none."""
+    label: str = "label"
+    """Column of the class (word labels: of the list of classes)."""
+    length: int = 128
+    """Tokens per row; longer examples are cut, and how many were is printed."""
+    max_segments: int = 8
+    """Most examples that share a row; 1 gives every example a row of its own."""
+    labels: int = 0
+    """Training examples to use, drawn by `seed` so that fewer lie inside more; 0 uses all."""
+    train_sample: int = 512
+    """Training examples scored without dropout at each evaluation, as train_sample/...; their gap to eval/...
+    """
+
+    def __post_init__(self) -> None:
+        for field in ("length", "max_segments", "train_sample"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"data.{field} must be at least 1, got {getattr(self, field)}")
+        if self.labels < 0:
+            raise ValueError(f"data.labels must be 0 (all) or a count, got {self.labels}")
+
+    @property
+    def columns(self) -> Columns:
+        """The column names."""
+        return Columns(text=self.text, text_pair=self.text_pair, label=self.label)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelChanges:
+    """What fine-tuning sets anew on the run's model; its shape stays, except for the positions if asked."""
+
+    dropout: float = 0.1
+    """Also in front of the classifier (BERT: 0.1)."""
+    attention_dropout: float = 0.1
+    """On attention probabilities (BERT: 0.1); above 0 it rules out the fused kernels."""
+    positions: int = 0
+    """Longest text the model can place; 0 keeps the run's. A longer table repeats the run's rows."""
+    dtype: Literal["stored", "float32", "bfloat16"] = "stored"
+    """Compute dtype; "stored" keeps the run's."""
+    remat: Literal["stored", "none", "dots", "full"] = "stored"
+    """What the backward pass recomputes; "stored" keeps the run's."""
+    attention: Literal["stored", "auto", "plain", "cudnn", "splash"] = "auto"
+    """Attention kernel; not the run's by default, which may have been chosen for another machine."""
+
+    def apply(self, model: TransformerConfig) -> TransformerConfig:
+        """The run's model with these changes."""
+        named = {k: v for k in ("dtype", "remat", "attention") if (v := getattr(self, k)) != "stored"}
+        return dataclasses.replace(
+            model,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            max_positions=self.positions or model.max_positions,
+            **named,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTune(Run):
+    """A fine-tuning experiment: `configs/x.py` defines `config() -> FineTune`."""
+
+    init: str = ""
+    """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
+    init_parameters: Literal["restored", "fresh"] = "restored"
+    """Fresh takes only the model's shape and the tokenizer from `init`: training from scratch, to compare
+    with.
+    """
+    reuse_heads: tuple[str, ...] = ()
+    """Heads to take from the run instead of starting them fresh, such as pooler."""
+    steps: int = 1000
+    epochs: float = 0.0
+    """Passes over the training rows; above 0 it sets `steps`."""
+    best: str = "eval/accuracy"
+    task: Task = TextClassification()
+    data: LabelledData = LabelledData()
+    adapter: AnyAdapter = FULL
+    """What is trained: everything, the last layers, or low-rank additions; heads always are."""
+    model: ModelChanges = ModelChanges()
+    optimizer: Optimizer = Optimizer(learning_rate=1e-4, warmup=0.1, b2=0.999, eps=1e-6)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 0:
+            raise ValueError(f"epochs must be 0 (use steps) or positive, got {self.epochs}")
+        if self.init_parameters == "fresh" and self.reuse_heads:
+            raise ValueError(f"init_parameters is fresh, but reuse_heads asks for {list(self.reuse_heads)}")
