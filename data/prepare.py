@@ -245,7 +245,7 @@ def main(
         )
     try:
         corpus = prepare(inputs, tokenizer=how, out=out, column=column, workers=workers)
-    except (DataError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     meta = corpus.meta
@@ -256,4 +256,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(tyro.cli(main, prog="python -m data.prepare"))

@@ -143,10 +143,12 @@ def _tfds_records(name: str, split: str) -> Iterator[Record]:
 def _plain(feature: Any, value: Any) -> Any:
     """Bytes to text, class numbers to class names, arrays and sequences to lists."""
     inner = getattr(feature, "feature", feature)
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, list | tuple):
         return [_plain(inner, item) for item in value]
-    if isinstance(value, np.integer | int):
-        return inner.int2str(int(value)) if hasattr(inner, "int2str") else int(value)
-    return value
+    # Some data sets mark a hidden label by -1, which has no name.
+    named = isinstance(value, int) and value >= 0 and hasattr(inner, "int2str")
+    return inner.int2str(value) if named else value

@@ -272,11 +272,11 @@ def _padded(name: str, array: np.ndarray, missing: int) -> np.ndarray:
 def _check_sources(sources: Sequence[Rows], weights: Sequence[float]) -> None:
     if not sources or len(sources) != len(weights):
         raise ValueError(f"{len(sources)} sources of rows with {len(weights)} weights")
-    if min(weights) <= 0 or not np.isfinite(weights).all():
-        raise ValueError(f"weights must be positive, got {list(weights)}")
     empty = [number for number, source in enumerate(sources) if not len(source)]
     if empty:
         raise ValueError(f"sources {empty} have no rows")
+    if min(weights) <= 0 or not np.isfinite(weights).all():
+        raise ValueError(f"weights must be positive, got {list(weights)}")
     if len(sources) > 1:
         shapes = [{name: array.shape[1:] for name, array in source.take([0]).items()} for source in sources]
         for number, other in enumerate(shapes[1:], 1):

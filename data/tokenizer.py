@@ -231,7 +231,7 @@ def train_sentencepiece(
     tokenizer = SentencePieceTokenizer(model.getvalue())
     tokenizer.save(path)
     print(
-        f"tokenizer: {tokenizer.vocab_size:,} pieces in {time.monotonic() - started:.0f} s -> {path}",
+        f"tokenizer: {tokenizer.vocab_size:,} pieces in {time.monotonic() - started:.0f} s",
         file=sys.stderr,
         flush=True,
     )
