@@ -32,7 +32,7 @@ class Corrupted(NamedTuple):
     """What the backbone reads in place of the batch's tokens, and what `score` needs to know about it."""
 
     tokens_BL: jax.Array
-    plan: dict[str, jax.Array]
+    plan: dict[str, Any]
 
 
 class Documents(Protocol):
@@ -65,11 +65,13 @@ class Objective:
     """Names of frozen networks that the loop binds as network.companion[name]."""
     family: ClassVar[Literal["encoder", "decoder"]] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder) or causal (decoder)."""
-    segments_per_unit: ClassVar[int] = 1
-    """How many consecutive segments of a row belong together; units never see each other."""
     make_example: ClassVar[Any] = None
     """Optional method (docs, index, rng: np.random.Generator) -> Row, a pure function of its arguments.
     Without it the objective reads packed rows."""
+
+    def segments_per_unit(self) -> int:
+        """How many consecutive segments of a row belong together; units never see each other."""
+        return 1
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """The modules it needs on top of a backbone of this config, by name."""

@@ -95,6 +95,16 @@ def cross_entropy(
     return CrossEntropy(loss_sum, jax.lax.stop_gradient(nll_sum), correct_sum)
 
 
+def cross_entropy_of_logits(
+    logits_BPV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array
+) -> CrossEntropy:
+    """The same sums for few classes, whose logits [B, P, V] are at hand; targets below 0 need weight 0."""
+    loss_sum, nll_sum, correct_sum = _sums(
+        logits_BPV.astype(jnp.float32), jnp.maximum(targets_BP, 0), weights_BP, 0.0
+    )
+    return CrossEntropy(loss_sum, jax.lax.stop_gradient(nll_sum), correct_sum)
+
+
 Sums = tuple[jax.Array, jax.Array, jax.Array]
 
 

@@ -1,0 +1,27 @@
+"""BERT's pretraining objective: masked tokens and next sentences from one encode. Knows no data or loop."""
+
+from objectives.masked_lm import MaskedLM
+from objectives.mixture import Mixture
+from objectives.next_sentence import NextSentence
+
+
+def bert(masked_lm: MaskedLM, next_sentence: NextSentence) -> Mixture:
+    """The sum of both mean losses; next-sentence prediction reads the masked tokens, as published.
+
+    Example:
+      >>> objective = example()
+      >>> sorted(objective.coefficients())
+      ['mlm/nll', 'nsp/nll']
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, section 3.1 and appendix A.2.
+    """
+    return Mixture(parts=(("mlm", masked_lm, 1.0), ("nsp", next_sentence, 1.0)))
+
+
+def example() -> Mixture:
+    """For the property suite."""
+    return bert(
+        MaskedLM(mask_id=4, max_segments=3),
+        NextSentence(cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16),
+    )

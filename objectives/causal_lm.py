@@ -1,0 +1,108 @@
+"""Next-token prediction (GPT). Knows no data source, loop or mesh.
+
+Shape suffixes: B rows, L tokens of a row, D model width, V vocabulary.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.cross_entropy import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLM(Objective):
+    r"""Predict each token of a segment from those before it.
+
+    .. math:: \sum_{i} -\log \mathrm{softmax}(E\, h_i)_{x_{i+1}} + z \log^2 Z_i
+
+    over positions i whose successor lies in the same segment; E is the tied token table. The last token of a
+    segment predicts nothing, and no segment predicts the next one's first token.
+
+    Terms:
+      nll: nats (with the z-loss, if any), weighted by predicted tokens.
+
+    Metrics:
+      accuracy: share of tokens whose largest logit is right.
+      pure_nll: nats without the z-loss; only if z_loss > 0.
+
+    Example:
+      Two segments (7, 7, 7) and (7, 7): 2 + 1 predicted tokens. With all logits equal over a vocabulary of 8
+      the loss is 3 ln 8 = 6.2383 over weight 3.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
+      ...                           encode=lambda tokens, batch: jnp.zeros((1, 6, 2)))
+      >>> batch = {"tokens": jnp.full((1, 6), 7), "segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]])}
+      >>> loss_sum, weight_sum = CausalLM()(uniform, batch, jax.random.key(0)).terms["nll"]
+      >>> round(float(loss_sum), 4), float(weight_sum)
+      (6.2383, 3.0)
+
+    Reference:
+      Radford et al., Language Models are Unsupervised Multitask Learners (GPT-2), 2019, equation 1; z-loss as
+      in Chowdhery et al., PaLM, arXiv 2204.02311, section 5.
+    """
+
+    z_loss: float = 0.0
+    """Factor of the squared log normaliser; PaLM uses 1e-4."""
+    chunk: int | None = None
+    """Positions per row whose logits exist at once; None chooses (objectives.cross_entropy)."""
+
+    family: ClassVar[Literal["encoder", "decoder"]] = "decoder"
+
+    def __post_init__(self) -> None:
+        """Refuse a chunk of nothing."""
+        if self.z_loss < 0 or (self.chunk is not None and self.chunk < 1):
+            raise ValueError(f"z_loss {self.z_loss} must not be negative and chunk {self.chunk} not below 1")
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the vocabulary."""
+        uniform = math.log(config.vocab_size)
+        return {"nll": uniform + self.z_loss * uniform**2}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """A bidirectional backbone would see the answers."""
+        if not config.causal:
+            raise ValueError(
+                f"{type(self).__name__} needs a causal backbone, {type(config).__name__} is not one"
+            )
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy of each token's successor."""
+        segment_ids_BL = batch["segment_ids"]
+        # Length stays L (a power of two, mostly): the last column has a successor in no segment.
+        next_segment_BL = jnp.pad(segment_ids_BL[:, 1:], ((0, 0), (0, 1)))
+        targets_BL = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+        weights_BL = ((segment_ids_BL == next_segment_BL) & (segment_ids_BL > 0)).astype(jnp.float32)
+        out = cross_entropy(
+            hidden_BLD,
+            network.embedding_VD,
+            None,
+            targets_BL,
+            weights_BL,
+            z_loss=self.z_loss,
+            chunk=self.chunk,
+        )
+        weight_sum = jnp.sum(weights_BL)
+        metrics = {"accuracy": (out.correct_sum, weight_sum)}
+        if self.z_loss > 0:
+            metrics["pure_nll"] = (out.nll_sum, weight_sum)
+        return LossOut({"nll": (out.loss_sum, weight_sum)}, metrics)
+
+
+def example() -> CausalLM:
+    """For the property suite."""
+    return CausalLM()

@@ -1,0 +1,215 @@
+"""Several objectives over the same rows, as one. Knows none of them.
+
+Shape suffixes: B rows, L tokens of a row, D model width.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, Documents, LossOut, Objective
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture(Objective):
+    r"""The weighted sum of objectives.
+
+    .. math:: \sum_k c_k \sum_t c_{kt} \frac{\mathrm{loss}_{kt}}{\mathrm{weight}_{kt}}
+
+    Each term keeps its own weight: a part with few scored tokens is not drowned by one with many. Terms,
+    metrics and claims are named "part/name".
+
+    With encode = "once" all parts score one encode of the row, as BERT does: whatever one part masks, the
+    others read masked too. That is refused where two parts corrupt, or where a part does its own encoding.
+    With "each" every part corrupts and encodes for itself.
+
+    Example:
+      Two copies of an objective that loses 3 nats over weight 2, the second with half the coefficient:
+
+      >>> import dataclasses, jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class Three(Objective):
+      ...     def coefficients(self):
+      ...         return {"nll": 1.0}
+      ...     def score(self, network, hidden_BLD, batch, corrupted):
+      ...         return LossOut({"nll": (jnp.array(3.0), jnp.array(2.0))}, {})
+      >>> mixture = Mixture(parts=(("a", Three(), 1.0), ("b", Three(), 0.5)))
+      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 1, 1)))
+      >>> out = mixture(network, {"tokens": jnp.zeros((1, 1), jnp.int32)}, jax.random.key(0))
+      >>> sum(c * float(out.terms[k][0] / out.terms[k][1]) for k, c in mixture.coefficients().items())
+      2.25
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, appendix A.2 (the sum of the mean losses of its two tasks).
+    """
+
+    parts: tuple[tuple[str, Objective, float], ...]
+    """(name, objective, coefficient) of each part."""
+    encode: Literal["once", "each"] = "once"
+    """Whether all parts score one encode of the row, or each makes its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be mixed."""
+        names = [name for name, _, _ in self.parts]
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"a mixture needs parts of different names, got {names}")
+        families = sorted({part.family for _, part, _ in self.parts})
+        if len(families) > 1:
+            raise ValueError(f"parts need different backbones: {families}")
+        makers = [name for name, part, _ in self.parts if part.make_example is not None]
+        if len(makers) > 1:
+            raise ValueError(f"only one part can make the rows, but these all do: {makers}")
+        if self.encode == "once":
+            corrupting = [name for name, part, _ in self.parts if _corrupts(part)]
+            own = [name for name, part, _ in self.parts if not _encodes_once(part)]
+            if len(corrupting) > 1 or own:
+                raise ValueError(
+                    f"parts cannot share one encode: {corrupting} corrupt the tokens, {own} encode for "
+                    'themselves; use encode="each"'
+                )
+
+    @property
+    def additive(self) -> bool:  # type: ignore[override]
+        """Only if every part is."""
+        return all(part.additive for _, part, _ in self.parts)
+
+    @property
+    def companions(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of all parts."""
+        return tuple(dict.fromkeys(name for _, part, _ in self.parts for name in part.companions))
+
+    @property
+    def family(self) -> Literal["encoder", "decoder"]:  # type: ignore[override]
+        """That of all parts."""
+        return self.parts[0][1].family
+
+    @property
+    def make_example(self) -> Any:
+        """That of the one part that has it."""
+        return next((part.make_example for _, part, _ in self.parts if part.make_example is not None), None)
+
+    def segments_per_unit(self) -> int:
+        """Enough for every part."""
+        return math.lcm(*(part.segments_per_unit() for _, part, _ in self.parts))
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """Those of all parts; parts may share a head by giving it one name and one definition."""
+        merged: dict[str, nn.Module] = {}
+        for part_name, part, _ in self.parts:
+            for name, module in part.heads(config):
+                if merged.setdefault(name, module) != module:
+                    raise ValueError(
+                        f"part {part_name!r} defines head {name!r} differently: {module} {merged[name]}"
+                    )
+        return tuple(merged.items())
+
+    def coefficients(self) -> dict[str, float]:
+        """Each term's own coefficient times its part's."""
+        return {
+            f"{name}/{term}": factor * own
+            for name, part, factor in self.parts
+            for term, own in part.coefficients().items()
+        }
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Those of all parts."""
+        return {
+            f"{name}/{term}": loss
+            for name, part, _ in self.parts
+            for term, loss in part.initial_loss(config).items()
+        }
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """Every part, and that all mean the same rows."""
+        for _, part, _ in self.parts:
+            part.check(config, length)
+        limits = {n: p.max_segments for n, p, _ in self.parts if hasattr(p, "max_segments")}
+        if len(set(limits.values())) > 1:
+            raise ValueError(f"parts disagree on max_segments: {limits}")
+
+    def check_documents(self, docs: Documents) -> None:
+        """Every part."""
+        for _, part, _ in self.parts:
+            part.check_documents(docs)
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """The tokens of the one part that corrupts, and every part's plan."""
+        tokens_BL, plans = batch["tokens"], {}
+        for index, (name, part, _) in enumerate(self.parts):
+            corrupted = part.corrupt(config, batch, jax.random.fold_in(rng, index))
+            plans[name] = corrupted.plan
+            tokens_BL = corrupted.tokens_BL if _corrupts(part) else tokens_BL
+        return Corrupted(tokens_BL, plans)
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Those of all parts."""
+        return {
+            f"{name}/{claim}": counts
+            for name, part, _ in self.parts
+            for claim, counts in part.corruption_claims(
+                config, batch, Corrupted(corrupted.tokens_BL, corrupted.plan[name])
+            ).items()
+        }
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Every part on the same hidden states."""
+        return _join(
+            {
+                name: part.score(
+                    network, hidden_BLD, batch, Corrupted(corrupted.tokens_BL, corrupted.plan[name])
+                )
+                for name, part, _ in self.parts
+            }
+        )
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """One encode for all, or one each."""
+        if self.encode == "once":
+            return super().__call__(network, batch, rng)
+        return _join(
+            {
+                name: part(network, batch, jax.random.fold_in(rng, index))
+                for index, (name, part, _) in enumerate(self.parts)
+            }
+        )
+
+
+def _corrupts(part: Objective) -> bool:
+    if isinstance(part, Mixture):
+        return any(_corrupts(inner) for _, inner, _ in part.parts)
+    return type(part).corrupt is not Objective.corrupt
+
+
+def _encodes_once(part: Objective) -> bool:
+    if isinstance(part, Mixture):
+        return part.encode == "once"
+    return type(part).__call__ is Objective.__call__
+
+
+def _join(outs: dict[str, LossOut]) -> LossOut:
+    return LossOut(
+        {f"{name}/{term}": sums for name, out in outs.items() for term, sums in out.terms.items()},
+        {f"{name}/{metric}": sums for name, out in outs.items() for metric, sums in out.metrics.items()},
+    )
+
+
+def example() -> Mixture:
+    """For the property suite: two supervised tasks on one encode."""
+    from objectives import sequence_classification, token_classification
+
+    return Mixture(
+        parts=(
+            ("sequence", sequence_classification.example(), 1.0),
+            ("token", token_classification.example(), 0.5),
+        )
+    )

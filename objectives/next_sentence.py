@@ -1,0 +1,164 @@
+"""Next-sentence prediction (BERT), with rows of pairs built from documents. Knows no tokenizer, loop or mesh.
+
+Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment id 1), D model width.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.heads import Classifier, Pooler
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
+from objectives.cross_entropy import cross_entropy_of_logits
+from objectives.pairs import PairLengths, RowBuilder, check_two_distinct, draw_two
+from objectives.segments import label_weights, pool
+
+SPECIALS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextSentence(Objective):
+    r"""Say whether text B follows text A in its document.
+
+    .. math:: \sum_{s} -\log \mathrm{softmax}(W\, \mathrm{pooler}(h_{s,0}) + c)_{y_s}
+
+    over the pairs s of a row, each framed [CLS] A [SEP] B [SEP] with type 0 up to the first [SEP] and 1 after
+    it; y = 0 if B is the continuation of A, 1 if it comes from another document (labels as in
+    google-research/bert).
+
+    The coin is fair and nothing but the content can tell its sides apart: two documents of different text are
+    drawn for every pair, lengths and places are fixed, and only then the coin decides from which of them B is
+    taken. A and B are spans of tokens, not sentences. (BERT's own rule, whose true rate of random pairs
+    exceeds 0.5, is not this one.)
+
+    Terms:
+      nll: nats, weighted by pairs.
+
+    Metrics:
+      accuracy: share of pairs judged rightly.
+
+    Example:
+      One pair, logits (0, 0): ln 2 = 0.6931 over weight 1.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 5, 2)),
+      ...                           head=lambda name, x: jnp.zeros((1, 1, 2)))
+      >>> batch = {"tokens": jnp.array([[2, 7, 3, 8, 3]]), "segment_ids": jnp.ones((1, 5), jnp.int32),
+      ...          "labels": jnp.array([[1]])}
+      >>> objective = NextSentence(cls_id=2, sep_id=3, length=5, max_segments=1,
+      ...                          shortest_pair=5, longest_pair=5)
+      >>> [round(float(x), 4) for x in objective(network, batch, jax.random.key(0)).terms["nll"]]
+      [0.6931, 1.0]
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, section 3.1, task 2.
+    """
+
+    cls_id: int
+    """Id of the token that opens a pair and is pooled."""
+    sep_id: int
+    """Id of the token that closes A and B."""
+    length: int
+    """Tokens of a row (L)."""
+    max_segments: int
+    """Most pairs in a row (G); max_segments x shortest_pair must reach length."""
+    shortest_pair: int = 32
+    """Least length of a pair, its three special tokens included."""
+    longest_pair: int = 128
+    """Greatest length of a pair; pairs are shorter where documents are."""
+
+    def __post_init__(self) -> None:
+        """Refuse lengths that cannot fill a row."""
+        if self.shortest_pair < SPECIALS + 2:
+            raise ValueError(
+                f"shortest_pair {self.shortest_pair} leaves no room beside {SPECIALS} special tokens"
+            )
+        self._lengths()
+
+    def _lengths(self) -> PairLengths:
+        return PairLengths(
+            length=self.length, shortest=self.shortest_pair, longest=self.longest_pair, most=self.max_segments
+        )
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """BERT's pooler and a linear map to two classes."""
+        return (("pooler", Pooler(config)), ("next_sentence", Classifier(config, 2)))
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """A fair coin."""
+        return {"nll": math.log(2)}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
+        if length != self.length:
+            raise ValueError(
+                f"the data's rows have length {length}, the objective makes rows of length {self.length}"
+            )
+        if max(self.cls_id, self.sep_id) >= config.vocab_size:
+            raise ValueError(
+                f"cls_id {self.cls_id} or sep_id {self.sep_id} is outside the vocabulary of "
+                f"{config.vocab_size}"
+            )
+        if config.types == 1:
+            raise ValueError(
+                f"pairs have types 0 and 1, but {type(config).__name__} has types {config.types}"
+            )
+
+    def check_documents(self, docs: Documents) -> None:
+        """A negative needs a second document."""
+        check_two_distinct(docs, "next-sentence prediction")
+
+    def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
+        """One row of pairs; document index % len(docs) opens it, so that each is visited once per epoch."""
+        lengths, builder = self._lengths(), RowBuilder(self.length)
+        labels = np.full(self.max_segments, -1, np.int32)
+        first = index % len(docs)
+        while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
+            one, other = draw_two(docs, first, size - SPECIALS, rng)
+            a, b, label = _pair(one, other, size - SPECIALS, rng)
+            labels[builder.segments] = label
+            tokens = np.concatenate([[self.cls_id], a, [self.sep_id], b, [self.sep_id]])
+            builder.add(tokens, np.arange(len(tokens)) >= len(a) + 2)
+            first = int(rng.integers(len(docs)))
+        return {**builder.row, "labels": labels}
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Two-class cross-entropy at the first token of each pair."""
+        labels_BG, segment_ids_BL = batch["labels"], batch["segment_ids"]
+        pooled_BGD = pool(hidden_BLD, segment_ids_BL, labels_BG.shape[1], "cls")
+        logits_BG2 = network.head("next_sentence", network.head("pooler", pooled_BGD))
+        weights_BG = label_weights(labels_BG, segment_ids_BL)
+        out = cross_entropy_of_logits(logits_BG2, labels_BG, weights_BG)
+        weight_sum = jnp.sum(weights_BG)
+        return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
+
+
+def _pair(
+    one: np.ndarray, other: np.ndarray, tokens: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(A, B, label): both spans are fixed in both documents before the coin falls."""
+    tokens = min(tokens, len(one), len(other))
+    # The middle half, so that neither text is a mere stub (guess).
+    cut = int(rng.integers(max(1, tokens // 4), max(1, tokens - tokens // 4 - 1) + 1))
+    start_one, start_other = (int(rng.integers(0, len(doc) - tokens + 1)) for doc in (one, other))
+    label = int(rng.integers(2))
+    source, start = ((one, start_one), (other, start_other))[label]
+    return one[start_one : start_one + cut], source[start + cut : start + tokens], label
+
+
+def example() -> NextSentence:
+    """For the property suite: up to three pairs in a row of 24."""
+    return NextSentence(cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16)

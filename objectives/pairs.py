@@ -1,0 +1,136 @@
+"""Rows of text pairs drawn from random-access documents: lengths, draws, layout. Host side, numpy; knows no
+loss.
+
+A row is filled with pairs until it is full; what a pair is made of and what it means is the objective's
+affair.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from objectives.base import Documents, Row
+
+TRIES = 32
+"""Random documents looked at before the search gives up being random (guess: misses are then below 1 in 10^6
+for any corpus in which a third of the documents fit)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairLengths:
+    """How a row of `length` tokens is cut into pairs; special tokens count."""
+
+    length: int
+    shortest: int
+    longest: int
+    most: int
+
+    def __post_init__(self) -> None:
+        """Refuse lengths with which no row could be filled."""
+        if not 0 < self.shortest <= self.longest <= self.length:
+            raise ValueError(
+                f"pair lengths must satisfy 0 < shortest {self.shortest} <= longest {self.longest} <= "
+                f"length {self.length}"
+            )
+        if 2 * self.shortest > self.longest and self.longest < self.length:
+            raise ValueError(
+                f"longest {self.longest} is below twice shortest {self.shortest}: some rows could not "
+                f"be filled"
+            )
+        if self.most * self.shortest < self.length:
+            raise ValueError(
+                f"{self.most} pairs of at least {self.shortest} tokens cannot be promised to fill a row "
+                f"of {self.length}"
+            )
+
+    def draw(self, remaining: int, rng: np.random.Generator) -> int:
+        """Length of the next pair: uniform, but never leaving a rest too short to be one; 0 at the end."""
+        if remaining < self.shortest:
+            return 0
+        wanted = int(rng.integers(self.shortest, min(self.longest, remaining) + 1))
+        if remaining - wanted >= self.shortest or wanted == remaining:
+            return wanted
+        return remaining if remaining <= self.longest else remaining - self.shortest
+
+
+class RowBuilder:
+    """Lays segments into one row."""
+
+    def __init__(self, length: int):
+        """An empty row: all padding."""
+        names = ("tokens", "segment_ids", "positions", "type_ids")
+        self.row: Row = {name: np.zeros(length, np.int32) for name in names}
+        self.used = 0
+        self.segments = 0
+
+    @property
+    def remaining(self) -> int:
+        """Free tokens."""
+        return len(self.row["tokens"]) - self.used
+
+    def add(self, tokens: np.ndarray, type_ids: np.ndarray) -> None:
+        """One more segment."""
+        here = slice(self.used, self.used + len(tokens))
+        self.segments += 1
+        self.row["tokens"][here] = tokens
+        self.row["segment_ids"][here] = self.segments
+        self.row["positions"][here] = np.arange(len(tokens))
+        self.row["type_ids"][here] = type_ids
+        self.used += len(tokens)
+
+
+def draw_document(docs: Documents, first: int, tokens: int, rng: np.random.Generator) -> np.ndarray:
+    """A document of at least `tokens`: the `first` index, else a uniform draw, else the longest one seen."""
+    best = docs[first]
+    for _ in range(TRIES):
+        if len(best) >= tokens:
+            break
+        other = docs[int(rng.integers(len(docs)))]
+        best = max(best, other, key=len)
+    return best
+
+
+def draw_two(
+    docs: Documents, first: int, tokens: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two documents of different text, each drawn as `draw_document` does."""
+    one = _search(docs, first, tokens, None, rng)
+    two = _search(docs, int(rng.integers(len(docs))), tokens, docs.hash(one), rng)
+    return docs[one], docs[two]
+
+
+def _search(docs: Documents, first: int, tokens: int, unlike: int | None, rng: np.random.Generator) -> int:
+    """Index of a document unlike that hash, of at least two tokens, and of `tokens` if one turns up."""
+    best, longest = -1, 1
+    index = first
+    for _ in range(TRIES):
+        size = len(docs[index])
+        if size > longest and docs.hash(index) != unlike:
+            best, longest = index, size
+        if longest >= tokens:
+            return best
+        index = int(rng.integers(len(docs)))
+    for step in range(len(docs)):
+        if best >= 0:
+            break
+        index = (first + step) % len(docs)
+        if len(docs[index]) > 1 and docs.hash(index) != unlike:
+            best = index
+    if best < 0:
+        raise ValueError("fewer than two different documents of at least two tokens: no pair can be made")
+    return best
+
+
+def check_two_distinct(docs: Documents, purpose: str) -> None:
+    """Raise unless two documents of at least two tokens differ."""
+    seen: int | None = None
+    for index in range(len(docs)):
+        if len(docs[index]) < 2:
+            continue
+        if seen is not None and docs.hash(index) != seen:
+            return
+        seen = docs.hash(index)
+    raise ValueError(
+        f"{purpose} needs two different documents of at least two tokens; these {len(docs)} documents hold "
+        f"{0 if seen is None else 1}"
+    )

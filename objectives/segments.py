@@ -1,0 +1,53 @@
+"""One vector per packed segment of a row. Knows no objective.
+
+Shape suffixes: B rows, L tokens of a row, G segments of a row (index 0 is segment id 1), D model width.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Pooling = Literal["cls", "mean"]
+
+
+def membership(segment_ids_BL: jax.Array, segments: int) -> jax.Array:
+    """bool[B, L, G]: whether a token lies in a segment."""
+    return segment_ids_BL[..., None] == jnp.arange(1, segments + 1)[None, None, :]
+
+
+def pool(hidden_BLD: jax.Array, segment_ids_BL: jax.Array, segments: int, pooling: Pooling) -> jax.Array:
+    """The first token of each segment ("cls") or the mean over its tokens ("mean").
+
+    Args:
+      hidden_BLD: float[B, L, D].
+      segment_ids_BL: int32[B, L], 0 is padding.
+      segments: G.
+      pooling: "cls" or "mean".
+
+    Returns:
+      pooled_BGD in the dtype of hidden_BLD; zeros for segments that a row does not have.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> hidden = jnp.array([[[1.0], [3.0], [5.0], [9.0]]])
+      >>> ids = jnp.array([[1, 1, 2, 0]])
+      >>> pool(hidden, ids, 3, "mean")[0, :, 0].tolist(), pool(hidden, ids, 3, "cls")[0, :, 0].tolist()
+      ([2.0, 5.0, 0.0], [1.0, 5.0, 0.0])
+    """
+    member_BLG = membership(segment_ids_BL, segments)
+    if pooling == "cls":
+        first_BG = jnp.argmax(member_BLG, axis=1)
+        present_BG = jnp.any(member_BLG, axis=1)
+        pooled_BGD = jnp.take_along_axis(hidden_BLD, first_BG[..., None], axis=1)
+        return jnp.where(present_BG[..., None], pooled_BGD, 0)
+    weights_BLG = member_BLG.astype(jnp.float32)
+    total_BGD = jnp.einsum("BLG,BLD->BGD", weights_BLG, hidden_BLD, preferred_element_type=jnp.float32)
+    count_BG = jnp.sum(weights_BLG, axis=1)
+    return (total_BGD / jnp.maximum(count_BG, 1)[..., None]).astype(hidden_BLD.dtype)
+
+
+def label_weights(labels_BG: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
+    """float32[B, G]: 1 where a segment is there and has a label (not -1)."""
+    present_BG = jnp.any(membership(segment_ids_BL, labels_BG.shape[1]), axis=1)
+    return ((labels_BG >= 0) & present_BG).astype(jnp.float32)

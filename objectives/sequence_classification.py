@@ -1,0 +1,99 @@
+"""One class per segment: sentiment, acceptability, entailment of a framed pair. Knows no data set or metric.
+
+Shape suffixes: B rows, L tokens of a row, G packed segments of a row, D model width, C classes.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.heads import Classifier, Pooler
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.cross_entropy import cross_entropy_of_logits
+from objectives.segments import Pooling, label_weights, pool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceClassification(Objective):
+    r"""Predict the label of each packed segment from its pooled hidden states.
+
+    .. math:: \sum_{s} -\log \mathrm{softmax}(W u_s + c)_{y_s}
+
+    over segments s with a label; u_s is the first token through BERT's pooler ("cls") or the mean of the
+    segment's tokens ("mean"), with the model's dropout before the linear map.
+
+    Terms:
+      nll: nats, weighted by labelled segments.
+
+    Metrics:
+      accuracy: share of segments whose largest logit is right.
+
+    Example:
+      Two segments, of which one is labelled (with 0), and logits (ln 3, 0) for each: ln(4/3) = 0.2877 over
+      weight 1.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> logits = jnp.log(jnp.array([3.0, 1.0]))
+      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 2, 2)))
+      >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.array([[1, 1, 2]]),
+      ...          "labels": jnp.array([[0, -1]])}
+      >>> out = SequenceClassification(classes=2, pooling="mean")(network, batch, jax.random.key(0))
+      >>> [round(float(x), 4) for x in out.terms["nll"]]
+      [0.2877, 1.0]
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, section 4.1.
+    """
+
+    classes: int
+    """Number of labels."""
+    pooling: Pooling = "cls"
+    """What stands for the segment: its first token through the pooler, or the mean of its tokens."""
+
+    def __post_init__(self) -> None:
+        """A single class is nothing to learn."""
+        if self.classes < 2:
+            raise ValueError(f"classes {self.classes} is below 2")
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """The pooler carries the name that next-sentence pretraining gave it, so a hand-off may keep it."""
+        classifier = ("classifier", Classifier(config, self.classes, config.dropout))
+        return (("pooler", Pooler(config)), classifier) if self.pooling == "cls" else (classifier,)
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the classes."""
+        return {"nll": math.log(self.classes)}
+
+    def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
+        """float32[B, G, classes]; also what predictions are made of."""
+        segments = batch["labels"].shape[1]
+        pooled_BGD = pool(hidden_BLD, batch["segment_ids"], segments, self.pooling)
+        if self.pooling == "cls":
+            pooled_BGD = network.head("pooler", pooled_BGD)
+        logits_BGC: jax.Array = network.head("classifier", pooled_BGD)
+        return logits_BGC
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy at labelled segments."""
+        weights_BG = label_weights(batch["labels"], batch["segment_ids"])
+        out = cross_entropy_of_logits(self.logits(network, hidden_BLD, batch), batch["labels"], weights_BG)
+        weight_sum = jnp.sum(weights_BG)
+        return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
+
+
+def example() -> SequenceClassification:
+    """For the property suite: two classes."""
+    return SequenceClassification(classes=2)

@@ -1,0 +1,91 @@
+"""One class per token: named entities, parts of speech. Knows no data set or metric.
+
+Shape suffixes: B rows, L tokens of a row, D model width, C classes.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.heads import Classifier
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.cross_entropy import cross_entropy_of_logits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenClassification(Objective):
+    r"""Predict the label of each labelled token from its hidden state.
+
+    .. math:: \sum_{i:\, y_i \ge 0} -\log \mathrm{softmax}(W h_i + c)_{y_i}
+
+    with the model's dropout before the linear map. The first piece of a word carries the word's label, all
+    others have none (-1).
+
+    Terms:
+      nll: nats, weighted by labelled tokens.
+
+    Metrics:
+      accuracy: share of labelled tokens whose largest logit is right.
+
+    Example:
+      Labels (0, 1, none) and logits (ln 3, 0) everywhere: ln(4/3) + ln 4 = 1.674 over weight 2.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> logits = jnp.log(jnp.array([3.0, 1.0]))
+      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 3, 2)))
+      >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.ones((1, 3), jnp.int32),
+      ...          "token_labels": jnp.array([[0, 1, -1]])}
+      >>> out = TokenClassification(classes=2)(network, batch, jax.random.key(0))
+      >>> [round(float(x), 4) for x in out.terms["nll"]]
+      [1.674, 2.0]
+
+    Reference:
+      Devlin et al., BERT, arXiv 1810.04805, section 5.3 (first sub-token of each word).
+    """
+
+    classes: int
+    """Number of labels."""
+
+    def __post_init__(self) -> None:
+        """A single class is nothing to learn."""
+        if self.classes < 2:
+            raise ValueError(f"classes {self.classes} is below 2")
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """A linear map from each hidden state."""
+        return (("token_classifier", Classifier(config, self.classes, config.dropout)),)
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the classes."""
+        return {"nll": math.log(self.classes)}
+
+    def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
+        """float32[B, L, classes]; also what predictions are made of."""
+        logits_BLC: jax.Array = network.head("token_classifier", hidden_BLD)
+        return logits_BLC
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy at labelled tokens."""
+        labels_BL = batch["token_labels"]
+        weights_BL = ((labels_BL >= 0) & (batch["segment_ids"] > 0)).astype(jnp.float32)
+        out = cross_entropy_of_logits(self.logits(network, hidden_BLD, batch), labels_BL, weights_BL)
+        weight_sum = jnp.sum(weights_BL)
+        return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
+
+
+def example() -> TokenClassification:
+    """For the property suite: two classes."""
+    return TokenClassification(classes=2)
