@@ -86,9 +86,9 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     source = open_run(experiment.init) if source is None else source
     model = experiment.model.apply(source.model)
     task, data = experiment.task, experiment.data
-    examples = {
-        name: read_examples(task, getattr(data, name), name, data.columns) for name in ("train", "eval")
-    }
+    # The test split is scored after training, but a mistake in it should show before.
+    splits = ("train", "eval", "test") if data.test else ("train", "eval")
+    examples = {name: read_examples(task, getattr(data, name), name, data.columns) for name in splits}
     classes = class_names(examples["train"])
     objective = task.objective(len(classes))
     check_model(model, objective, data.length)

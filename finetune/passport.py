@@ -82,8 +82,7 @@ def hand_off(
       source: the run.
       network: backbone and heads of the new run. Its position table may have another length than the run's.
       rng: draws the heads that are not taken from the run.
-      reuse_heads: heads to take from the run; all others start fresh, also where the run has one of that
-      name.
+      reuse_heads: heads to take from the run; all others start fresh, whatever the run has.
 
     Raises:
       ValueError: a leaf of the backbone or of a reused head is missing, unexpected or of another shape.

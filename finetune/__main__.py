@@ -1,0 +1,61 @@
+"""`python -m finetune CONFIG --init RUN --workdir W [overrides]`: fine-tune one run. Knows only the command
+line.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune.build import fine_tune
+from finetune.evaluate import score
+from finetune.experiment import FineTune
+from train.cli import load_config, multi_host, one_line_errors, parse
+from train.loop import Result
+from train.metrics import read_rows
+
+
+def summary(experiment: FineTune, workdir: Path, result: Result) -> dict[str, float]:
+    """Scores of the best checkpoint (the last where none is kept) on a training sample, eval and test."""
+    step = result.step if result.best_step is None else result.best_step
+    scores: dict[str, float] = {}
+    for row in read_rows(workdir / "metrics.jsonl"):
+        if row["step"] == step:
+            scores |= {k: v for k, v in row.items() if k.startswith(("train_sample/", "eval/"))}
+    if experiment.data.test:
+        scores |= {f"test/{k}": v for k, v in score(workdir, experiment.data.test).items()}
+    return scores
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, fine-tune, print how it ended."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("usage: python -m finetune CONFIG.py --init RUN --workdir W [--help | overrides]")
+    config = load_config(arguments[0])
+    if not isinstance(config, FineTune):
+        raise ValueError(
+            f"{arguments[0]} gives a {type(config).__name__}, not a FineTune: use python -m train"
+        )
+    experiment, workdir = parse(config, arguments[1:], f"python -m finetune {arguments[0]}")
+    multi_host()
+    result = fine_tune(experiment, workdir)
+    if result.preempted:
+        print(f"stopped by SIGTERM at step {result.step}; the same command goes on from there")
+        return
+    best = result.best_step
+    table = Table(
+        title=f"{workdir}: {f'best checkpoint, step {best}' if best else 'last step'}", title_justify="left"
+    )
+    table.add_column("score")
+    table.add_column("value", justify="right")
+    for name, value in summary(experiment, workdir, result).items():
+        table.add_row(name, f"{value:.0f}" if name.endswith("/examples") else f"{value:.4f}")
+    table.add_row("steps", str(result.step))
+    table.add_row("seconds of training", f"{result.seconds:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))
