@@ -94,7 +94,7 @@ class Documents:
             starts=offsets[:-1],
             lengths=np.diff(offsets),
             hashes=np.load(directory / "hashes.npy"),
-            meta=meta,
+            meta={**meta, "directory": str(directory)},
         )
 
     def __len__(self) -> int:

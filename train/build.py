@@ -10,9 +10,9 @@ from typing import Any
 
 from data.documents import Documents
 from data.packing import Framing, PackedRows
-from data.prepare import prepare
+from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.stream import EvalBatches, MadeRows, Rows, Stream
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
 from model.network import Network
 from objectives.base import Objective
@@ -43,14 +43,14 @@ def build(experiment: Experiment) -> Built:
     check_run(experiment, experiment.objective)
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
-    sources, tokenizer = _corpora(experiment)
+    corpora, tokenizer = _corpora(experiment)
     check_vocabulary(tokenizer, experiment.model)
     train_rows, eval_rows = [], []
-    for corpus in sources:
+    for corpus in corpora:
         train_docs, eval_docs = corpus.split(experiment.data.held_out)
         train_rows.append(_rows(experiment, train_docs, tokenizer, experiment.seed))
         eval_rows.append(_rows(experiment, eval_docs, tokenizer, EVAL_SEED))
-    weights = experiment.data.weights or tuple(float(len(r)) for r in train_rows)
+    weights = experiment.data.weights or None
     stream = Stream(train_rows, batch_size=experiment.batch_size, seed=experiment.seed, weights=weights)
     names = ["eval"] if len(eval_rows) == 1 else [f"eval_{i}" for i in range(len(eval_rows))]
     eval_sets = {
@@ -69,22 +69,15 @@ def build(experiment: Experiment) -> Built:
 
 
 def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
-    """One tokenised corpus per entry of data.files, all with one tokenizer."""
+    """The tokenised corpora to mix, all with one tokenizer."""
     data = experiment.data
-    cache = Path(data.cache).expanduser()
-    corpora, tokenizer_path = [], Path(data.tokenizer).expanduser() if data.tokenizer else None
-    for spec in data.files:
-        prepared = prepare(
-            (spec,),
-            cache=cache,
-            tokenizer=tokenizer_path,
-            vocab_size=experiment.model.vocab_size,
-            lowercase=data.lowercase,
-        )
-        corpora.append(prepared.documents)
-        tokenizer_path = prepared.tokenizer_path
-        tokenizer = prepared.tokenizer
-    return corpora, tokenizer
+    how: Path | TrainTokenizer = TrainTokenizer(vocab_size=experiment.model.vocab_size, lowercase=data.lowercase)
+    if data.tokenizer:
+        how = Path(data.tokenizer).expanduser()
+    whole = prepare(data.files, tokenizer=how)
+    file = Path(whole.meta["directory"]) / TOKENIZER_FILE
+    corpora = [prepare(files, tokenizer=file) for files in data.files] if data.weights else [whole]
+    return corpora, load_tokenizer(file)
 
 
 def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: int) -> Rows:

@@ -55,9 +55,9 @@ class TextData:
     """Unlabelled text, and how it becomes rows."""
 
     files: tuple[str, ...] = ()
-    """Globs of .txt, .jsonl or .gz files, or one TFDS name."""
+    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names; one corpus, unless `weights` are given."""
     weights: tuple[float, ...] = ()
-    """One weight per entry of `files` to mix them; empty mixes by size."""
+    """Mix the entries of `files` as corpora of their own, by these weights."""
     length: int = 128
     """Tokens per row."""
     max_segments: int = 8
@@ -72,8 +72,6 @@ class TextData:
     """Whether a tokenizer trained here folds case."""
     eval_rows: int = 512
     """Held-out rows scored at each evaluation."""
-    cache: str = "~/.cache/handoff/prepared"
-    """Where tokenised corpora are kept between runs."""
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.files):

@@ -10,7 +10,7 @@ import jax
 from data.tokenizer import Tokenizer
 from train.describe import differences, read_json, write_json
 
-MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "data.cache")
+MAY_CHANGE = ("launcher", "log_every", "save_every", "keep")
 """Fields of an experiment that a resumed run may set anew, because they do not change its numbers."""
 
 

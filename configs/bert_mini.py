@@ -1,0 +1,32 @@
+"""BERT-mini (L4 H256) with BERT's own objective on your text.
+
+Command:  python -m train configs/bert_mini.py --data.files 'corpus/*.txt' --workdir runs/bert_mini
+Result:   not yet measured.
+"""
+
+import dataclasses
+
+from data.tokenizer import CLS, MASK, SEP
+from model.bert import bert_mini
+from objectives.bert import bert
+from objectives.masked_lm import MaskedLM
+from objectives.next_sentence import NextSentence
+from train.experiment import Experiment, TextData
+from train.optimizer import Optimizer
+
+LENGTH, PAIRS = 128, 4
+
+
+def config() -> Experiment:
+    """The experiment; every field can be overridden on the command line."""
+    return Experiment(
+        model=dataclasses.replace(bert_mini(), vocab_size=8192),
+        objective=bert(
+            MaskedLM(mask_id=MASK, max_segments=PAIRS),
+            NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS),
+        ),
+        data=TextData(length=LENGTH, max_segments=PAIRS),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
+        steps=20_000,
+        batch_size=64,
+    )

@@ -1,0 +1,79 @@
+"""Every launcher and split gives the same numbers; and the certificate is able to say that they do not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from model.gpt2 import Gpt2Config
+from model.network import Network
+from objectives.base import LossOut
+from objectives.causal_lm import CausalLM
+from objectives.masked_lm import MaskedLM
+from tests.tiny import VOCAB, RaggedStream, encoder, masked_lm
+from train.certificate import certify, launchers
+from train.launch import Mesh, Pmap
+from train.optimizer import Optimizer
+
+
+def bert_network(objective):
+    config = encoder(width=32, mlp_width=64)
+    return Network(config.build(), objective.heads(config))
+
+
+def gpt_network(objective):
+    config = Gpt2Config(vocab_size=VOCAB, layers=2, width=32, heads=2, mlp_width=64, max_positions=32, dropout=0.0, attention_dropout=0.0)
+    return Network(config.build(), objective.heads(config))
+
+
+CASES = {"bert": (masked_lm, bert_network), "gpt": (CausalLM, gpt_network)}
+
+
+def rows_of(case, steps, ways, splits):
+    objective = CASES[case][0]()
+    stream = RaggedStream(batch_size=32)
+    batches = [stream.batch(i) for i in range(steps)]
+    return certify(CASES[case][1](objective), objective, batches, Optimizer(learning_rate=1e-3), ways=ways, splits=splits)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_launchers_agree(case):
+    ways = {"pmap": Pmap(), "fsdp x tensor": Mesh(fsdp=4, tensor=2)}
+    for row in rows_of(case, steps=4, ways=ways, splits=(2,)):
+        assert row.agrees, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_whole_certificate(case):
+    rows = rows_of(case, steps=20, ways=launchers(8), splits=(1, 2, 4))
+    assert len(rows) == 12
+    assert all(row.agrees for row in rows), rows
+
+
+class MeanOfMeans(MaskedLM):
+    """The usual mistake: each part divides by its own weight."""
+
+    def __call__(self, network, batch, rng):
+        out = super().__call__(network, batch, rng)
+        one = jnp.ones((), jnp.float32)
+        return LossOut({k: (s / w, one) for k, (s, w) in out.terms.items()}, out.metrics)
+
+
+def test_the_certificate_catches_a_mean_of_means():
+    objective = MeanOfMeans(**{f.name: getattr(masked_lm(), f.name) for f in dataclasses.fields(MaskedLM)})
+    batches = [RaggedStream().batch(0)]
+    rows = certify(bert_network(objective), objective, batches, Optimizer(), ways={"pmap": Pmap()}, splits=(1,))
+    assert not rows[0].agrees and rows[0].gradient > 1e-3
+
+
+def test_fsdp_and_tensor_meshes_really_shard():
+    network = bert_network(masked_lm())
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    mesh = Mesh(fsdp=4, tensor=2)
+    shardings = mesh.shardings(shapes, network.logical_axes())
+    specs = {str(s.spec) for s in jax.tree.leaves(shardings)}
+    assert any("fsdp" in s and "tensor" in s for s in specs), specs
+    table = shardings["backbone"]["embed"]["tokens"].spec
+    assert table == jax.sharding.PartitionSpec("tensor", "fsdp")

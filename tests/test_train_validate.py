@@ -1,0 +1,89 @@
+"""Configurations that cannot work are refused before anything compiles, with both values and what to do."""
+
+import dataclasses
+
+import pytest
+
+from objectives.masked_lm import MaskedLM
+from tests.tiny import encoder, masked_lm, settings
+from train.build import check_model, check_run
+from train.describe import decode, differences, encode
+from train.experiment import TextData
+from train.launch import Mesh, Pmap
+from train.optimizer import Optimizer, decay_mask, depth_multipliers
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: check_run(settings(batch_size=12, launcher=Pmap()), masked_lm()), "12 is not divisible by 8 .* 1 .* = 8"),
+        (lambda: check_run(settings(batch_size=16, microbatches=4), masked_lm()), "16 is not divisible by 8 .* 4 .* = 32"),
+        (lambda: check_run(settings(launcher=Mesh(fsdp=3)), masked_lm()), "covers 6 devices but there are 8"),
+        (lambda: settings(batch_size=10, microbatches=4), "batch_size 10 is not divisible by microbatches 4"),
+        (lambda: settings(patience=2), "patience is 2 but best is empty"),
+        (lambda: check_model(encoder(), masked_lm(), 33), "data.length 33 is longer than model.max_positions 32"),
+        (lambda: check_model(encoder(), MaskedLM(mask_id=64, max_segments=1), 32), "mask_id 64 .* vocabulary of 64"),
+        (lambda: encoder(heads=3), "width 16 is not divisible by heads 3"),
+        (lambda: Optimizer(warmup=0.9, decay=0.2), "warmup 0.9 and optimizer.decay 0.2"),
+        (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),
+    ],
+)
+def test_each_mistake_names_both_values(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class NotAdditive(MaskedLM):
+    additive = False
+
+
+def test_a_loss_that_is_no_sum_is_not_split():
+    with pytest.raises(ValueError, match="additive = False.* 8 parts"):
+        check_run(settings(), NotAdditive(mask_id=4, max_segments=1))
+
+
+def test_experiments_survive_json():
+    run = settings(launcher=Mesh(fsdp=2))
+    assert decode(encode(run)) == run
+    assert decode(encode(encoder())) == encoder()
+    changed = dataclasses.replace(run, optimizer=Optimizer(learning_rate=0.5))
+    assert differences(encode(run), encode(changed)) == ["optimizer.learning_rate: 0.01 -> 0.5"]
+
+
+@pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "train.loop:run", "train.nowhere:X"])
+def test_a_stored_configuration_cannot_name_arbitrary_code(name):
+    with pytest.raises(ValueError, match="the stored configuration names"):
+        decode({"type": name})
+
+
+def test_every_parameter_is_covered_by_a_decay_rule():
+    from model.network import Network
+    from objectives.causal_lm import CausalLM  # noqa: F401
+    import jax
+
+    for make in (encoder,):
+        network = Network(make().build(), masked_lm().heads(make()))
+        mask = decay_mask(jax.eval_shape(network.init, jax.random.key(0)))
+        assert mask["backbone"]["embed"]["tokens"] and not mask["heads"]["masked_lm"]["bias"]
+    with pytest.raises(ValueError, match="no weight-decay rule covers the parameter backbone/mystery"):
+        decay_mask({"backbone": {"mystery": jax.numpy.zeros(3)}})
+
+
+def test_layer_decay_falls_with_depth_along_the_stack():
+    import jax.numpy as jnp
+
+    params = {
+        "backbone": {"embed": {"tokens": jnp.zeros((5, 2))}, "layers": {"kernel": jnp.zeros((3, 2, 2))}},
+        "heads": {"x": {"kernel": jnp.zeros((2, 2))}},
+    }
+    scale = depth_multipliers(params, 0.5)
+    assert float(scale["backbone"]["embed"]["tokens"].item()) == 0.0625
+    assert scale["backbone"]["layers"]["kernel"].ravel().tolist() == [0.125, 0.25, 0.5]
+    assert float(scale["heads"]["x"]["kernel"].item()) == 1.0
+
+
+def test_schedules_have_their_published_shapes():
+    wsd = Optimizer(schedule="wsd", learning_rate=1.0, warmup=0.1, decay=0.2).rate(100)
+    assert [round(float(wsd(i)), 3) for i in (0, 9, 10, 79, 90, 100)] == [0.1, 1.0, 1.0, 1.0, 0.5, 0.0]
+    linear = Optimizer(schedule="linear", learning_rate=1.0, warmup=0.1).rate(100)
+    assert [round(float(linear(i)), 3) for i in (9, 55, 100)] == [1.0, 0.5, 0.0]
