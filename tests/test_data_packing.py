@@ -24,8 +24,9 @@ def corpus(lengths: list[int]) -> Documents:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=40).filter(any),
-    length=st.integers(4, 40),
+    # Long enough that documents are also cut into gaps.
+    lengths=st.lists(st.integers(0, 200), min_size=1, max_size=40).filter(any),
+    length=st.integers(4, 120),
     max_segments=st.integers(1, 6),
     framing=st.sampled_from(FRAMINGS),
 )
