@@ -212,7 +212,8 @@ def test_documents_round_trip(tmp_path):
                 np.arange(len(chunk), dtype=np.uint64) + np.uint64(2**63),
             )
         docs = writer.finish({"note": "x"})
-    assert docs.meta == {"format": 1, "documents": 3, "tokens": 6, "note": "x"}
+    where = str(tmp_path / "corpus")
+    assert docs.meta == {"format": 1, "documents": 3, "tokens": 6, "note": "x", "directory": where}
     for opened in (docs, Documents.load(tmp_path / "corpus")):
         assert [opened[i].tolist() for i in range(3)] == [d.tolist() for d in data]
         assert opened[0].dtype == np.int32 and opened.hash(1) == 2**63 + 1
