@@ -1,0 +1,264 @@
+"""What a hand-off gains: one pretraining run, several tasks, from the checkpoint and from scratch, by number of labels.
+
+`python -m benchmarks.label_efficiency configs/demo.py --workdir runs/demo`. Both arms get the same architecture, tokenizer,
+labels, steps and evaluations, and the same care: each arm's learning rate is chosen on the eval split, with the first seed,
+from a grid of the same size. The test split is scored once per run, with the checkpoint that was best on the eval split.
+Resumable: finished runs are read, not repeated. It must not know a model or an objective.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from tqdm import tqdm
+
+from benchmarks.baseline import linear_baseline
+from benchmarks.report import results_table, write_report
+from finetune.build import fine_tune
+from finetune.evaluate import score
+from finetune.experiment import FineTune
+from finetune.restore import Source, open_run
+from train.__main__ import pretrain
+from train.cli import load_config, one_line_errors, parse
+from train.describe import differences, encode, read_json, write_json
+from train.experiment import Experiment
+from train.metrics import read_rows
+
+ARMS = {"pretrained": "restored", "scratch": "fresh"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One downstream task of a study."""
+
+    name: str
+    finetune: FineTune
+    """Data, steps and the rest; init, labels, seed and learning rate are set by the study."""
+    metric: str = "accuracy"
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """The grid that each arm chooses from on the eval split."""
+    linear: bool = False
+    """Whether a TF-IDF + linear model is scored on the same labels and splits."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """One pretraining run and everything that is fine-tuned from it."""
+
+    pretrain: Experiment
+    tasks: tuple[Task, ...]
+    labels: tuple[int, ...] = (128, 1024)
+    """Training labels; 0 is all."""
+    steps: tuple[int, ...] = (200, 400)
+    """Fine-tuning steps for each entry of `labels`, the same for both arms."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(self.labels):
+            raise ValueError(f"steps has {len(self.steps)} entries but labels has {len(self.labels)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One fine-tuning run of the grid."""
+
+    task: Task
+    arm: str
+    labels: int
+    steps: int
+    learning_rate: float
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies below the study's folder."""
+        labels = str(self.labels) if self.labels else "all"
+        return Path("runs", self.task.name, f"{self.arm}-{labels}", f"lr{self.learning_rate:g}-seed{self.seed}")
+
+    def experiment(self, init: Path) -> FineTune:
+        """The task's fine-tuning with this cell's values."""
+        base = self.task.finetune
+        # At most twelve evaluations a run: on little data they would cost more than training.
+        every = max(1, self.steps // 12)
+        return dataclasses.replace(
+            base,
+            init=str(init),
+            init_parameters=ARMS[self.arm],
+            seed=self.seed,
+            steps=self.steps,
+            eval_every=every,
+            save_every=self.steps,
+            log_every=every,
+            keep=1,
+            best=f"eval/{self.task.metric}",
+            data=dataclasses.replace(base.data, labels=self.labels),
+            optimizer=dataclasses.replace(base.optimizer, learning_rate=self.learning_rate),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one cell came to."""
+
+    eval_score: float
+    train_score: float
+    curve: tuple[tuple[int, float, float], ...]
+    """(step, seconds of training, eval score) of every evaluation."""
+
+
+def run_cell(cell: Cell, workdir: Path, source: Source) -> Outcome:
+    """Fine-tune one cell, or read what it came to."""
+    folder = workdir / cell.folder
+    result = fine_tune(cell.experiment(workdir / "pretrain"), folder, source=source, label=str(cell.folder), quiet=True)
+    if result.preempted:
+        raise KeyboardInterrupt
+    name = f"eval/{cell.task.metric}"
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if name in row]
+    best = next(row for row in rows if row["step"] == result.best_step)
+    return Outcome(
+        eval_score=best[name],
+        train_score=best[f"train_sample/{cell.task.metric}"],
+        curve=tuple((row["step"], row["train/seconds"], row[name]) for row in rows),
+    )
+
+
+def test_score(cell: Cell, workdir: Path) -> float:
+    """Score on the test split, once; kept in the run's folder."""
+    file = workdir / cell.folder / "test.json"
+    if not file.exists():
+        scores = score(workdir / cell.folder, cell.task.finetune.data.test)
+        write_json(file, scores)
+    return float(read_json(file)[cell.task.metric])
+
+
+def first_reaching(curve: Sequence[tuple[int, float, float]], target: float) -> tuple[int | None, float | None]:
+    """Step and seconds at the first evaluation that reaches `target`, or (None, None).
+
+    >>> first_reaching([(10, 1.0, 0.5), (20, 2.0, 0.7)], 0.6)
+    (20, 2.0)
+    >>> first_reaching([(10, 1.0, 0.5)], 0.6)
+    (None, None)
+    """
+    return next(((step, seconds) for step, seconds, value in curve if value >= target), (None, None))
+
+
+class _Counter:
+    """One bar over all runs of the study, with the time that is left."""
+
+    def __init__(self, total: int):
+        self.bar = tqdm(total=total, desc="study", unit="run", mininterval=5, position=1, dynamic_ncols=True)
+
+    def done(self) -> None:
+        self.bar.update(1)
+        self.bar.refresh()
+
+
+def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
+    """Everything; returns the rows of results.json."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    _claim(study, workdir)
+    # Equal programs of different runs are compiled once; also across a restart.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if pretrain(study.pretrain, workdir / "pretrain").preempted:
+        raise KeyboardInterrupt
+    source = open_run(str(workdir / "pretrain"))
+    cells = sum(len(t.learning_rates) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
+    counter = _Counter(cells)
+    rows: list[dict[str, Any]] = []
+    for task in study.tasks:
+        for labels, steps in zip(study.labels, study.steps, strict=True):
+            rows += list(_compare(study, task, labels, steps, workdir, source, counter))
+            write_json(workdir / "results.json", rows)
+    counter.bar.close()
+    return rows
+
+
+def _claim(study: Study, workdir: Path) -> None:
+    """A study's folder belongs to one study."""
+    file, encoded = workdir / "study.json", encode(study)
+    if file.exists():
+        lines = differences(read_json(file), encoded)
+        if lines:
+            raise ValueError(f"{workdir} holds another study; choose another --workdir, or undo:\n  " + "\n  ".join(lines))
+    else:
+        write_json(file, encoded)
+
+
+def _compare(
+    study: Study, task: Task, labels: int, steps: int, workdir: Path, source: Source, counter: _Counter
+) -> Iterator[dict[str, Any]]:
+    """Both arms at one number of labels: tune on the first seed, then run the others."""
+    chosen: dict[str, list[tuple[Cell, Outcome]]] = {}
+    for arm in ("scratch", "pretrained"):
+        tried = []
+        for rate in task.learning_rates:
+            cell = Cell(task=task, arm=arm, labels=labels, steps=steps, learning_rate=rate, seed=study.seeds[0])
+            tried.append((cell, run_cell(cell, workdir, source)))
+            counter.done()
+        best, outcome = max(tried, key=lambda pair: pair[1].eval_score)
+        runs = [(best, outcome)]
+        for seed in study.seeds[1:]:
+            cell = dataclasses.replace(best, seed=seed)
+            runs.append((cell, run_cell(cell, workdir, source)))
+            counter.done()
+        chosen[arm] = runs
+    for arm, runs in chosen.items():
+        for (cell, outcome), (_, scratch) in zip(runs, chosen["scratch"], strict=True):
+            step, seconds = first_reaching(outcome.curve, scratch.eval_score)
+            yield {
+                "task": task.name,
+                "init": arm,
+                "labels": labels,
+                "seed": cell.seed,
+                "metric": task.metric,
+                "score": test_score(cell, workdir),
+                "steps": step,
+                "seconds": seconds,
+                "eval_score": outcome.eval_score,
+                "train_score": outcome.train_score,
+                "learning_rate": cell.learning_rate,
+                "curve": [list(point) for point in outcome.curve],
+            }
+    if task.linear:
+        for seed in study.seeds:
+            started = time.perf_counter()
+            value = linear_baseline(task.finetune, labels, seed)
+            yield {
+                "task": task.name,
+                "init": "tf-idf + linear",
+                "labels": labels,
+                "seed": seed,
+                "metric": task.metric,
+                "score": value,
+                "steps": None,
+                "seconds": time.perf_counter() - started,
+            }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`CONFIG --workdir W [overrides]`."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("usage: python -m benchmarks.label_efficiency CONFIG.py --workdir W [--help | overrides]")
+    config = load_config(arguments[0])
+    if not isinstance(config, Study):
+        raise ValueError(f"{arguments[0]} gives a {type(config).__name__}, not a Study")
+    study, workdir = parse(config, arguments[1:], f"python -m benchmarks.label_efficiency {arguments[0]}")
+    started = time.perf_counter()
+    rows = run_study(study, workdir)
+    write_report(rows, workdir)
+    console = Console()
+    console.print(results_table(rows))
+    console.print(
+        f"{(time.perf_counter() - started) / 60:.1f} minutes; rows in {workdir / 'results.json'}, "
+        f"plots in {workdir / 'report.html'}, checkpoint in {workdir / 'pretrain'}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))
