@@ -1,7 +1,7 @@
-"""Segment-masked self-attention over packed rows, by one of several kernels that agree. Knows no loss, no mesh.
+"""Segment-masked self-attention over packed rows. Knows no loss, no mesh.
 
-A token attends to tokens of its own segment (and, if causal, not to later ones). Padding, segment 0, attends to
-padding only, and its output is set to zero: so no softmax is ever empty, and no gradient passes through padding.
+A token attends to tokens of its own segment (and, if causal, not to later ones). Padding, segment 0, attends
+to padding only, and its output is set to zero: no gradient passes through padding.
 
 Shape suffixes: B batch, L query length, S key length, D model width, H heads, K head size.
 """
@@ -13,9 +13,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
+from model.kernels import (
+    MASKED,
+    allowed,
+    choose_kernel,
+    library_attention,
+    plain_attention,
+    splash_attention,
+)
 from model.layers import Dense, Dropout
-
-MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that max - max is never inf - inf
 
 
 class Context(NamedTuple):
@@ -23,22 +29,24 @@ class Context(NamedTuple):
 
     segment_ids_BL: jax.Array
     bias_B1LS: jax.Array | None
-    """0 where attention is allowed, MASKED elsewhere; None for kernels that mask by segment id."""
-    cos_BL1K: jax.Array | None
-    sin_BL1K: jax.Array | None
+    """For the plain kernel: 0 where attention is allowed, MASKED elsewhere."""
+    allowed_B1LS: jax.Array | None
+    """For the cudnn kernel: the same as a boolean."""
+    rotary: tuple[jax.Array, jax.Array] | None
+    """Tables of cosines and sines, where positions are rotary."""
 
 
 def make_context(config: TransformerConfig, segment_ids_BL: jax.Array, positions_BL: jax.Array) -> Context:
-    """Mask and rotary tables of one batch."""
-    allowed_BLS = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
-    if config.causal:
-        index_L = jnp.arange(segment_ids_BL.shape[1])
-        allowed_BLS &= (index_L[:, None] >= index_L[None, :])[None]
-    bias_B1LS = jnp.where(allowed_BLS, 0.0, MASKED)[:, None]
-    cos_BL1K, sin_BL1K = None, None
+    """Mask and rotary tables of one batch, as the chosen kernel wants them."""
+    kernel = choose_kernel(config, segment_ids_BL.shape[1])
+    bias_B1LS, allowed_B1LS, rotary = None, None, None
+    if kernel == "plain":
+        bias_B1LS = jnp.where(allowed(segment_ids_BL, config.causal), 0.0, MASKED)
+    elif kernel == "cudnn":
+        allowed_B1LS = allowed(segment_ids_BL, config.causal)
     if config.rotary_base is not None:
-        cos_BL1K, sin_BL1K = rotary_tables(positions_BL, config.head_dim, config.rotary_base)
-    return Context(segment_ids_BL, bias_B1LS, cos_BL1K, sin_BL1K)
+        rotary = rotary_tables(positions_BL, config.head_dim, config.rotary_base)
+    return Context(segment_ids_BL, bias_B1LS, allowed_B1LS, rotary)
 
 
 def rotary_tables(positions_BL: jax.Array, head_dim: int, base: float) -> tuple[jax.Array, jax.Array]:
@@ -66,12 +74,9 @@ class SelfAttention(nn.Module):
         """Mix positions within their segments."""
         config = self.config
         q_BLHK, k_BSHK, v_BSHK = (self._project(name)(x_BLD) for name in ("query", "key", "value"))
-        if context.cos_BL1K is not None:
-            q_BLHK = rotate(q_BLHK, context.cos_BL1K, context.sin_BL1K)
-            k_BSHK = rotate(k_BSHK, context.cos_BL1K, context.sin_BL1K)
-        out_BLHK = plain_attention(
-            q_BLHK, k_BSHK, v_BSHK, context.bias_B1LS, Dropout(config.attention_dropout, name="dropout")
-        )
+        if context.rotary is not None:
+            q_BLHK, k_BSHK = rotate(q_BLHK, *context.rotary), rotate(k_BSHK, *context.rotary)
+        out_BLHK = self._attend(q_BLHK, k_BSHK, v_BSHK, context)
         real_BL11 = (context.segment_ids_BL != 0)[:, :, None, None]
         out_BLHK = jnp.where(real_BL11, out_BLHK, jnp.zeros((), out_BLHK.dtype))
         return Dense(
@@ -95,12 +100,10 @@ class SelfAttention(nn.Module):
             name=name,
         )
 
-
-def plain_attention(q_BLHK, k_BSHK, v_BSHK, bias_B1LS, dropout):
-    """Softmax in float32, probabilities held in full."""
-    scale = q_BLHK.shape[-1] ** -0.5
-    scores_BHLS = jnp.einsum(
-        "BLHK,BSHK->BHLS", q_BLHK * scale, k_BSHK, preferred_element_type=jnp.float32
-    )
-    probs_BHLS = jax.nn.softmax(scores_BHLS + bias_B1LS, axis=-1).astype(v_BSHK.dtype)
-    return jnp.einsum("BHLS,BSHK->BLHK", dropout(probs_BHLS), v_BSHK)
+    def _attend(self, q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, context: Context) -> jax.Array:
+        if context.bias_B1LS is not None:
+            dropout = Dropout(self.config.attention_dropout)
+            return plain_attention(q_BLHK, k_BSHK, v_BSHK, context.bias_B1LS, dropout)
+        if context.allowed_B1LS is not None:
+            return library_attention(q_BLHK, k_BSHK, v_BSHK, context.allowed_B1LS)
+        return splash_attention(q_BLHK, k_BSHK, v_BSHK, context.segment_ids_BL, self.config.causal)

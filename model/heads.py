@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
-from model.layers import ACTIVATIONS, Dense, Dropout, Norm
+from model.layers import ACTIVATIONS, Dense, Dropout, Norm, parameter
 
 
 def _square(config: TransformerConfig, name: str) -> Dense:
@@ -32,8 +32,8 @@ class MaskedLMHead(nn.Module):
         """(transformed [..., D], bias [V] in float32); logits are transformed @ table.T + bias."""
         config = self.config
         x = ACTIVATIONS[config.activation](_square(config, "dense")(hidden))
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        return Norm(config, name="norm")(x), self.param("bias", zeros, (config.vocab_size,))
+        bias_V = parameter(self, "bias", nn.initializers.zeros, ("vocab",), (config.vocab_size,))
+        return Norm(config, name="norm")(x), bias_V
 
 
 class Pooler(nn.Module):

@@ -3,7 +3,9 @@
 Shape suffixes: B batch, L length, D model width, F MLP width, V vocabulary, H heads, K head size.
 """
 
+import math
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from model.config import TransformerConfig
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x * Phi(x), by erf: the form BERT was trained with."""
+    """The exact gelu, x * Phi(x): the form BERT was trained with."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
 
 
@@ -27,8 +29,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "gelu_
 
 
 def trailing(x: jax.Array, ndim: int) -> jax.Array:
-    """x with leading axes of size 1 up to ndim, so that broadcasting is asked for by name."""
+    """Add leading axes of size 1 up to ndim, so that broadcasting is asked for by name."""
     return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+
+
+def parameter(
+    module: nn.Module, name: str, init: Initializer, axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """A float32 parameter of the module, with a logical name for each axis."""
+    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
 class Dropout(nn.Module):
@@ -55,16 +64,24 @@ class Norm(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """Normalise the last axis."""
         config, width = self.config, x_BLD.shape[-1:]
-        scale_D = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), width)
+        scale_D = parameter(self, "scale", nn.initializers.ones, ("embed",), width)
         x = x_BLD.astype(jnp.float32)
         if config.norm == "layer":
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         y = x * jax.lax.rsqrt(variance + config.norm_eps) * trailing(scale_D, x.ndim)
         if config.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            y = y + trailing(self.param("bias", zeros, width), x.ndim)
+            y = y + trailing(parameter(self, "bias", nn.initializers.zeros, ("embed",), width), x.ndim)
         return y.astype(config.compute_dtype)
+
+
+def contract(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
+    """Sum over the trailing axes of x and the leading axes of the kernel."""
+    # As a product of two matrices: with [B, L, D] operands XLA on CPU transposes activations for the kernel's
+    # gradient, which cost 20% of a training step (measured 2026-11-21, 4 layers of 256, two cores).
+    batch, features = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    size = math.prod(kernel.shape[:inputs])
+    return (x.reshape(-1, size) @ kernel.reshape(size, -1)).reshape(batch + features)
 
 
 class Dense(nn.Module):
@@ -83,14 +100,12 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Contract the trailing axes of x with the leading axes of the kernel."""
-        kernel = self.param("kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), self.shape)
-        first = x.ndim - self.inputs
-        contract = (tuple(range(first, x.ndim)), tuple(range(self.inputs)))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contract, ((), ())))
+        kernel = parameter(self, "kernel", self.kernel_init, self.axes, self.shape)
+        y = contract(x.astype(self.dtype), kernel.astype(self.dtype), self.inputs)
         if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.inputs :])
-            bias = self.param("bias", zeros, self.shape[self.inputs :]).astype(self.dtype)
-            y = y + trailing(bias, y.ndim)
+            axes, shape = self.axes[self.inputs :], self.shape[self.inputs :]
+            bias = parameter(self, "bias", nn.initializers.zeros, axes, shape)
+            y = y + trailing(bias.astype(self.dtype), y.ndim)
         return y
 
 
@@ -103,16 +118,9 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """Apply to each position."""
         config = self.config
-        act = ACTIVATIONS[config.activation]
-        widen = {
-            "shape": (config.width, config.mlp_width),
-            "axes": ("embed", "mlp"),
-            "bias": config.bias,
-            "dtype": config.compute_dtype,
-            "kernel_init": config.kernel_init(),
-        }
-        up_BLF = Dense(**widen, name="up")(x_BLD)
-        hidden_BLF = act(Dense(**widen, name="gate")(x_BLD)) * up_BLF if config.gated else act(up_BLF)
+        activation = ACTIVATIONS[config.activation]
+        up_BLF = self._widen("up")(x_BLD)
+        hidden_BLF = activation(self._widen("gate")(x_BLD)) * up_BLF if config.gated else activation(up_BLF)
         return Dense(
             shape=(config.mlp_width, config.width),
             axes=("mlp", "embed"),
@@ -121,6 +129,17 @@ class Mlp(nn.Module):
             kernel_init=config.residual_init(),
             name="down",
         )(hidden_BLF)
+
+    def _widen(self, name: str) -> Dense:
+        config = self.config
+        return Dense(
+            shape=(config.width, config.mlp_width),
+            axes=("embed", "mlp"),
+            bias=config.bias,
+            dtype=config.compute_dtype,
+            kernel_init=config.kernel_init(),
+            name=name,
+        )
 
 
 class Embed(nn.Module):
@@ -135,7 +154,9 @@ class Embed(nn.Module):
         """Look up and add, in float32, before casting to the compute dtype."""
         config = self.config
         if tokens_BL.shape[1] > config.max_positions:
-            raise ValueError(f"rows of {tokens_BL.shape[1]} tokens exceed max_positions {config.max_positions}")
+            raise ValueError(
+                f"rows of {tokens_BL.shape[1]} tokens exceed max_positions {config.max_positions}"
+            )
         tokens_VD = self._table("tokens", "vocab", config.vocab_size, config.kernel_init())
         x_BLD = tokens_VD[tokens_BL]
         if config.rotary_base is None:
@@ -149,5 +170,4 @@ class Embed(nn.Module):
         return x_BLD.astype(config.compute_dtype)
 
     def _table(self, name: str, axis: str, rows: int, init: Initializer) -> jax.Array:
-        boxed = nn.with_logical_partitioning(init, (axis, "embed"))
-        return self.param(name, boxed, (rows, self.config.width))
+        return parameter(self, name, init, (axis, "embed"), (rows, self.config.width))

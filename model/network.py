@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,12 +51,14 @@ class Network:
     @partial(jax.jit, static_argnums=0)
     def init(self, rng: jax.Array) -> Params:
         """Fresh float32 parameters {"backbone": ..., "heads": {name: ...}} as plain arrays."""
-        return nn.unbox(self._boxed(rng))
+        return cast(Params, nn.unbox(self._boxed(rng)))
 
     def logical_axes(self) -> Params:
         """For each parameter the tuple of its logical axis names; same structure as the parameters."""
         boxed = jax.eval_shape(self._boxed, jax.ShapeDtypeStruct((), jax.random.key(0).dtype))
-        return jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+        return jax.tree.map(
+            lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+        )
 
     def bind(self, params: Params, dropout_rng: jax.Array | None = None) -> "BoundNetwork":
         """The network with its parameters; dropout is on iff a key is given."""
@@ -95,7 +97,7 @@ class BoundNetwork:
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says."""
         type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
-        return self.network.backbone.apply(
+        hidden_BLD = self.network.backbone.apply(
             {"params": self.params["backbone"]},
             tokens_BL,
             batch["segment_ids"],
@@ -103,11 +105,13 @@ class BoundNetwork:
             type_ids_BL,
             rngs=self._rngs(0),
         )
+        return cast(jax.Array, hidden_BLD)
 
     @property
     def embedding_VD(self) -> jax.Array:
         """The token table in the compute dtype, for tied unembedding."""
-        return self.params["backbone"]["embed"]["tokens"].astype(self.config.compute_dtype)
+        table_VD: jax.Array = self.params["backbone"]["embed"]["tokens"]
+        return table_VD.astype(self.config.compute_dtype)
 
     def unembed(self, hidden: jax.Array, bias_V: jax.Array | None = None) -> jax.Array:
         """Full float32 logits [..., V]; for small uses, a loss should chunk them."""

@@ -46,12 +46,15 @@ class PreNormBlock(nn.Module):
         return x_BLD + Dropout(config.dropout)(y_BLD), None
 
 
-def stack(config: TransformerConfig, block: type[nn.Module]) -> nn.Module:
-    """All blocks of a model as one scanned module: parameters stacked on axis 0, compiled once."""
+def stack(config: TransformerConfig, block: type[nn.Module], x_BLD: jax.Array, context: Context) -> jax.Array:
+    """All blocks as one scanned module "layers": parameters stacked on axis 0, compiled once.
+
+    To be called inside a compact method: the module becomes a child of the caller.
+    """
     if config.remat != "none":
         # A scan keeps forward and backward apart by itself, so the guard against CSE only costs time.
         block = nn.remat(block, policy=REMAT_POLICIES[config.remat], prevent_cse=False)
-    scanned = nn.scan(
+    layers = nn.scan(
         block,
         length=config.layers,
         in_axes=(nn.broadcast,),
@@ -60,4 +63,5 @@ def stack(config: TransformerConfig, block: type[nn.Module]) -> nn.Module:
         metadata_params={nn.PARTITION_NAME: "layers"},
         unroll=config.unroll,
     )
-    return scanned(config, name="layers")
+    x_BLD, _ = layers(config, name="layers")(x_BLD, context)
+    return x_BLD

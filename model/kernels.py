@@ -1,0 +1,179 @@
+"""The attention kernels, which one a config gets, and why it cannot have another. Knows no parameters.
+
+Every kernel takes q, k, v of shape [B, L, H, K] and lets a token attend to its own segment (if causal, up to
+itself); padding (segment 0) attends to padding, so that no softmax is ever empty.
+
+Shape suffixes: B batch, L query length, S key length, H heads, K head size.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax.linen.spmd import logical_to_mesh_axes
+from jax.experimental.pallas.ops.tpu import splash_attention as splash
+from jax.sharding import AxisType, PartitionSpec
+
+from model.config import TransformerConfig
+
+MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that max - max is never inf - inf
+SPLASH_BLOCK = 128  # lanes of a TPU register: splash tiles rows by multiples of it
+
+Kernel = Literal["plain", "cudnn", "splash"]
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(platform: Literal["cpu", "gpu", "tpu"]) -> Iterator[None]:
+    """Choose kernels for a platform that is not this machine's, as an ahead-of-time compilation must."""
+    token = _target.set(platform)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def choose_kernel(config: TransformerConfig, length: int) -> Kernel:
+    """The kernel for rows of this length; a ValueError if the one asked for cannot work."""
+    if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)
+        return "plain"
+    platform = _target.get() or jax.default_backend()
+    if config.attention == "auto":
+        fastest: dict[str, Kernel] = {"gpu": "cudnn", "tpu": "splash"}
+        if platform not in fastest or _obstacle(fastest[platform], config, length, platform):
+            return "plain"
+        return fastest[platform]
+    if obstacle := _obstacle(config.attention, config, length, platform):
+        raise ValueError(f'attention "{config.attention}" {obstacle}; use attention "auto"')
+    return config.attention
+
+
+def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: str) -> str:
+    """Why this kernel cannot do this, or nothing."""
+    if kernel == "plain":
+        return ""
+    home = {"cudnn": "gpu", "splash": "tpu"}[kernel]
+    if platform != home:
+        return f'runs on {home} only, but the backend is "{platform}"'
+    if config.attention_dropout > 0:
+        return f"cannot drop probabilities, but attention_dropout is {config.attention_dropout}"
+    if kernel == "splash" and length % SPLASH_BLOCK:
+        return f"tiles rows by {SPLASH_BLOCK}, but they are {length} tokens long"
+    if kernel == "cudnn" and config.dtype != "bfloat16":
+        return f'computes in bfloat16, but dtype is "{config.dtype}"'
+    if kernel == "cudnn" and (config.head_dim % 8 or config.head_dim > 128):
+        return f"needs a head size that is a multiple of 8 up to 128, but width / heads is {config.head_dim}"
+    if kernel == "cudnn" and length % 2:
+        return f"needs an even row length, but rows are {length} tokens long"
+    return ""
+
+
+def allowed(segment_ids_BL: jax.Array, causal: bool) -> jax.Array:
+    """Who may attend to whom: [B, 1, L, S], true within a segment."""
+    allowed_BLS = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
+    if causal:
+        index_L = jnp.arange(segment_ids_BL.shape[1])
+        allowed_BLS &= (index_L[:, None] >= index_L[None, :])[None]
+    return allowed_BLS[:, None]
+
+
+def plain_attention(
+    q_BLHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    bias_B1LS: jax.Array,
+    dropout: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """Any backend, any size, with dropout; softmax in float32, all probabilities held in memory."""
+    q_BLHK = q_BLHK * q_BLHK.shape[-1] ** -0.5
+    scores_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSHK, preferred_element_type=jnp.float32)
+    probs_BHLS = jax.nn.softmax(scores_BHLS + bias_B1LS, axis=-1).astype(v_BSHK.dtype)
+    return jnp.einsum("BHLS,BSHK->BLHK", dropout(probs_BHLS), v_BSHK)
+
+
+def library_attention(
+    q_BLHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    allowed_B1LS: jax.Array,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> jax.Array:
+    """jax.nn's attention; "cudnn" is the flash kernel of NVIDIA GPUs, "xla" lets a test run it anywhere."""
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BSHK, v_BSHK, mask=allowed_B1LS, implementation=implementation
+    )
+
+
+def splash_attention(
+    q_BLHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    segment_ids_BL: jax.Array,
+    causal: bool,
+    interpret: bool = False,
+) -> jax.Array:
+    """The flash kernel of TPUs, skipping what causality rules out; interpret lets a test run it anywhere."""
+
+    def local(
+        q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segment_ids_BL: jax.Array
+    ) -> jax.Array:
+        length, heads = q_BLHK.shape[1:3]
+        mask_LS = (splash.CausalMask if causal else splash.FullMask)((length, length))
+        kernel = splash.make_splash_mha(
+            splash.MultiHeadMask([mask_LS] * heads),
+            block_sizes=_splash_blocks(length),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        q_BHLK, k_BHSK, v_BHSK = (
+            x.swapaxes(1, 2) for x in (q_BLHK * q_BLHK.shape[-1] ** -0.5, k_BSHK, v_BSHK)
+        )
+        segments = splash.SegmentIds(segment_ids_BL, segment_ids_BL)
+        return jax.vmap(kernel)(q_BHLK, k_BHSK, v_BHSK, segments).swapaxes(1, 2)
+
+    return _per_device(local, q_BLHK.shape)(q_BLHK, k_BSHK, v_BSHK, segment_ids_BL)
+
+
+def _splash_blocks(length: int) -> splash.BlockSizes:
+    """The largest tile up to 512 that divides a row: fewer, larger steps (guess)."""
+    block = next(size for size in (512, 384, 256, SPLASH_BLOCK) if length % size == 0)
+    return splash.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+
+
+def _per_device(local: Callable[..., jax.Array], shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+    """Run a kernel that the partitioner cannot split on each device's own rows and heads.
+
+    Which mesh axes split them is said by the launcher: a mesh in context (jax.sharding.use_abstract_mesh)
+    and flax's logical_axis_rules for "batch" and "heads". Without a mesh, or in pmap, arrays are local already.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    if not free:
+        return local
+    batch, heads = logical_to_mesh_axes(("batch", "heads")) or (None, None)
+
+    def fitting(axes: str | tuple[str, ...] | None, size: int) -> tuple[str, ...] | None:
+        names = tuple(n for n in ((axes,) if isinstance(axes, str) else axes or ()) if n in free)
+        shards = 1
+        for name in names:
+            shards *= mesh.shape[name]
+        return names if names and size % shards == 0 else None
+
+    rows = fitting(batch, shape[0])
+    spec = PartitionSpec(rows, None, fitting(heads, shape[2]), None)
+    # check_vma off: a Pallas call does not say over which axes its outputs vary.
+    return jax.shard_map(
+        local, in_specs=(spec, spec, spec, PartitionSpec(rows, None)), out_specs=spec, check_vma=False
+    )
