@@ -3,7 +3,7 @@ r"""Fine-tune a pretrained run to label words, here the named entities of CoNLL-
     python -m finetune configs/token_classification.py --init runs/pretrain --workdir runs/ner \
         --data.test tfds:conll2003:test
 
-Your own file: --data.train train.conll --data.eval dev.conll --data.label tags (one word a line, its tag last,
+Your own: --data.train train.conll --data.eval dev.conll --data.label tags (one word a line, its tag last,
 a blank line between sentences), or .jsonl with a list of words and a list of tags.
 
 Result: not yet measured.

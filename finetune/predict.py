@@ -186,7 +186,7 @@ def _predict_words(
 
 
 def read_lines(model: Model, lines: Iterable[str]) -> Iterator[Any]:
-    """What `predict` takes, from lines: a text, a text and a second one after a tab, or words between spaces."""
+    """What `predict` takes, from lines: a text, two texts split by a tab, or words split by spaces."""
     experiment = model.description.experiment
     fields = 2 if experiment.data.text_pair else 1
     for number, line in enumerate(lines, 1):

@@ -88,6 +88,8 @@ def open_run(run: str | Path) -> Source:
         raise FileNotFoundError(f"no run folder at {path}")
     explicit = path.name.isdigit() and path.parent.name in ("checkpoints", "best")
     folder = path.parent.parent if explicit else path
+    # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     description = read_json(folder / "config.json")
     checkpoint = _whole(path) if explicit else _choose(folder)
     source = Source(folder=folder, checkpoint=checkpoint, description=description, params={})
