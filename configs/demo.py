@@ -4,7 +4,7 @@ Command:  make demo   (python -m benchmarks.label_efficiency configs/demo.py --w
 Result:   not yet measured.
 """
 
-from benchmarks.label_efficiency import Study, Task
+from benchmarks.study import Study, Task
 from data.tokenizer import CLS, MASK, SEP
 from finetune.experiment import FineTune, LabelledData, ModelChanges
 from finetune.tasks import TextClassification, TokenClassification
