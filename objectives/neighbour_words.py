@@ -79,7 +79,7 @@ class NeighbourWords(Objective):
     """Segments cut from one document for one row; each predicts the words of all others."""
     shortest_document: int = 64
     """Least tokens taken from one document, special tokens included."""
-    longest_document: int = 256
+    longest_document: int = 128
     """Most tokens taken from one document, special tokens included."""
     pooling: Pooling = "mean"
     """What stands for a segment: the mean of its tokens or its first token."""
@@ -222,13 +222,13 @@ def _cut(tokens: np.ndarray, pieces: int, rng: np.random.Generator) -> list[np.n
 
 
 def example() -> NeighbourWords:
-    """For the property suite: two documents of two segments each in a row of 24."""
+    """For the property suite: up to three documents of two segments each in a row of 24."""
     return NeighbourWords(
         cls_id=2,
         sep_id=3,
         length=24,
-        max_segments=4,
-        shortest_document=12,
-        longest_document=24,
+        max_segments=6,
+        shortest_document=8,
+        longest_document=16,
         subsample=0.05,
     )

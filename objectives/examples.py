@@ -1,0 +1,118 @@
+"""Small instances to examine: every objective of a package, a backbone of its family, a batch it can read.
+
+Must not know any particular objective: each file offers `example()`. Shape suffixes: B rows, L tokens of a
+row, G segments of a row.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+
+import objectives
+from model.config import TransformerConfig
+from model.encoder import EncoderConfig
+from model.gpt2 import Gpt2Config
+from objectives.base import Objective, Row
+
+VOCABULARY, LENGTH, SEGMENTS = 64, 24, 3
+"""What an `example()` must be able to work with; ids below 7 are special (cls 2, sep 3, mask 4)."""
+
+
+def example_of(module: ModuleType) -> Objective | None:
+    """The example of a module; None if it defines no objective.
+
+    Raises:
+      ValueError: the module defines an objective but no example of it.
+    """
+    classes = [
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Objective) and c is not Objective and c.__module__ == module.__name__
+    ]
+    factory = getattr(module, "example", None)
+    objective = factory() if callable(factory) else None
+    missing = [c.__name__ for c in classes if type(objective) is not c]
+    if missing:
+        raise ValueError(
+            f"{module.__name__} defines {missing}, but its example() makes {type(objective).__name__}: "
+            "one file holds one objective and a function example() -> Objective"
+        )
+    return objective
+
+
+def examples() -> Iterator[tuple[str, Objective]]:
+    """(module name, example) of every objective in this package."""
+    for info in pkgutil.iter_modules(objectives.__path__):
+        objective = example_of(importlib.import_module(f"objectives.{info.name}"))
+        if objective is not None:
+            yield info.name, objective
+
+
+def small_config(objective: Objective) -> TransformerConfig:
+    """A backbone of the objective's family, small enough to compile in a second."""
+    if objective.family == "decoder":
+        return Gpt2Config(
+            vocab_size=VOCABULARY,
+            layers=1,
+            width=16,
+            heads=2,
+            mlp_width=32,
+            max_positions=2 * LENGTH,
+            dropout=0.0,
+            attention_dropout=0.0,
+        )
+    return EncoderConfig(
+        vocab_size=VOCABULARY, layers=1, width=16, heads=2, mlp_width=32, max_positions=2 * LENGTH, types=2
+    )
+
+
+def small_batch(objective: Objective, seed: int = 0) -> dict[str, np.ndarray]:
+    """Four rows: made by the objective if it makes rows, else packed, ragged, padded and labelled."""
+    rng = np.random.default_rng(seed)
+    make = objective.make_example
+    rows = [make(_Corpus(rng), i, rng) for i in range(4)] if make else [_packed_row(n, rng) for n in _LAYOUTS]
+    batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    # Neither sorted nor starting at 0: an objective that counts rows instead would be seen.
+    batch["example_ids"] = np.array([11, 5, 17, 2], np.int32)
+    return batch
+
+
+_LAYOUTS = ((7, 9, 5), (20,), (3, 11), (24,))
+
+
+def _packed_row(sizes: tuple[int, ...], rng: np.random.Generator) -> Row:
+    names = ("tokens", "segment_ids", "positions", "type_ids")
+    row: Row = {name: np.zeros(LENGTH, np.int32) for name in names}
+    row["labels"] = np.full(SEGMENTS, -1, np.int32)
+    row["token_labels"] = np.full(LENGTH, -1, np.int32)
+    start = 0
+    for number, size in enumerate(sizes):
+        here = slice(start, start + size)
+        row["tokens"][here] = [2, *rng.integers(7, VOCABULARY, size - 2), 3]
+        row["segment_ids"][here] = number + 1
+        row["positions"][here] = np.arange(size)
+        row["type_ids"][here] = np.arange(size) > size // 2
+        row["labels"][number] = -1 if len(sizes) > 2 and number == 1 else rng.integers(2)
+        row["token_labels"][here] = rng.integers(-1, 2, size)
+        start += size
+    return row
+
+
+class _Corpus:
+    """Twelve random documents."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._documents = [rng.integers(7, VOCABULARY, n).astype(np.int32) for n in range(16, 40, 2)]
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._documents[index]
+
+    def hash(self, index: int) -> int:
+        return index

@@ -1,0 +1,183 @@
+"""How properties of an objective are measured: evaluate, compare, isolate one token. Knows no verdict.
+
+Shape suffixes: B rows, L tokens of a row, D model width.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork, Network, Params
+from objectives.base import Batch, LossOut, Objective
+
+HostBatch = dict[str, np.ndarray]
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""All here runs a few times on tiny arrays: compiling is the cost, and this halves it (measured)."""
+
+
+def network_of(objective: Objective, config: TransformerConfig) -> Network:
+    """The backbone of this config with the objective's heads."""
+    return Network(config.build(), tuple(objective.heads(config)))
+
+
+def step_key() -> jax.Array:
+    """The step's key in every measurement."""
+    return jax.random.key(1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def evaluate(objective: Objective, network: Network, params: Params, batch: Batch) -> tuple[LossOut, Params]:
+    """The sums, and the gradient of the sum of all terms (not divided by any weight)."""
+
+    def total(params: Params) -> tuple[jax.Array, LossOut]:
+        out = objective(network.bind(params), batch, step_key())
+        factors = objective.coefficients()
+        return jnp.sum(jnp.stack([factors[k] * loss for k, (loss, _) in out.terms.items()])), out
+
+    (_, out), grads = jax.value_and_grad(total, has_aux=True)(params)
+    return out, grads
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def _initial(network: Network, part: str) -> Params:
+    return network.init(jax.random.key(0))[part]
+
+
+def fresh(network: Network) -> Params:
+    """Initial parameters; each part on its own, so that networks which share it compile it once."""
+    alone = [Network(network.backbone, (head,)) for head in network.heads]
+    heads = {k: v for part in alone for k, v in _initial(part, "heads").items()}
+    return {"backbone": _initial(Network(network.backbone), "backbone"), "heads": heads}
+
+
+def at_start(
+    objective: Objective, config: TransformerConfig, *batches: HostBatch
+) -> list[tuple[LossOut, Params]]:
+    """Sums and gradients of each batch at the same fresh parameters, on the host."""
+    network = network_of(objective, config)
+    params = fresh(network)
+    return [jax.device_get(evaluate(objective, network, params, batch)) for batch in batches]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def corruption(
+    objective: Objective, config: TransformerConfig, batch: Batch, rng: jax.Array
+) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
+    """The tokens that the backbone reads, and the claims about them."""
+    corrupted = objective.corrupt(config, batch, rng)
+    return corrupted.tokens_BL, objective.corruption_claims(config, batch, corrupted)
+
+
+def add(*results: tuple[LossOut, Params]) -> tuple[LossOut, Params]:
+    """The sum of several results."""
+    total: tuple[LossOut, Params] = jax.tree.map(lambda *xs: sum(xs), *results)
+    return total
+
+
+def difference(one: tuple[LossOut, Params], other: tuple[LossOut, Params]) -> float:
+    """Largest relative difference of any sum or weight, and of the gradients by norm."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(one[0]), jax.tree.leaves(other[0]), strict=True):
+        worst = float(np.maximum(worst, abs(a - b) / max(1e-6, abs(float(b)))))
+    norm = gradient_norm(jax.tree.map(np.subtract, one[1], other[1]))
+    return float(np.maximum(worst, norm / max(1e-6, gradient_norm(other[1]))))
+
+
+def gradient_norm(grads: Params) -> float:
+    """Euclidean norm over all leaves, on the host."""
+    return float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads))))
+
+
+def keep_segments(batch: HostBatch, keep_BL: np.ndarray) -> HostBatch:
+    """The batch with all other tokens turned into padding."""
+    return {**batch, "segment_ids": np.where(keep_BL, batch["segment_ids"], 0)}
+
+
+def on_device(batch: HostBatch) -> dict[str, jax.Array]:
+    """The batch as jax arrays, for calls that are not jitted."""
+    return {k: jnp.asarray(v) for k, v in batch.items()}
+
+
+def some_token(batch: HostBatch) -> tuple[int, int]:
+    """(row, column) of a token with at least three before it in its segment and one after it."""
+    follows = np.pad(batch["segment_ids"][:, 1:], ((0, 0), (0, 1))) == batch["segment_ids"]
+    fits = (batch["segment_ids"] > 0) & (batch["positions"] >= 3) & follows & (batch["tokens"] >= 7)
+    row, at = np.argwhere(fits)[0]
+    return int(row), int(at)
+
+
+class Watched(BoundNetwork):
+    """Reads its own tokens whatever it is asked to encode, and adds `nudge` to what comes out."""
+
+    def __init__(self, bound: BoundNetwork, tokens_BL: jax.Array, nudge_BLD: jax.Array):
+        super().__init__(bound.network, bound.params)
+        self._tokens_BL, self._nudge_BLD = tokens_BL, nudge_BLD
+
+    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+        """Hidden states [B, L, D] of its own tokens, nudged."""
+        return super().encode(self._tokens_BL, batch) + self._nudge_BLD
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def hidden_gradient(
+    objective: Objective, network: Network, params: Params, read: Batch, targets: Batch
+) -> jax.Array:
+    """Gradient [B, L, D] of the loss of `targets` with respect to hidden states of the tokens of `read`."""
+
+    def loss(nudge_BLD: jax.Array) -> jax.Array:
+        out = objective(Watched(network.bind(params), read["tokens"], nudge_BLD), targets, step_key())
+        return jnp.sum(jnp.stack([loss for loss, _ in out.terms.values()]))
+
+    return jax.grad(loss)(jnp.zeros((*read["tokens"].shape, network.backbone.config.width)))
+
+
+def corrupts(objective: Objective) -> bool:
+    """Whether it may let the backbone read other tokens than the batch's."""
+    return type(objective).corrupt is not Objective.corrupt
+
+
+def brief(counts: Any) -> str:
+    """The first few counts, rounded."""
+    return str([round(float(x)) for x in counts[:8]]) + ("..." if len(counts) > 8 else "")
+
+
+def chi_square_p(observed: np.ndarray, expected: np.ndarray) -> float:
+    """Probability of counts at least this far from the expected ones; bins expecting under 5 are joined.
+
+    By the approximation of Wilson and Hilferty (1931), good to a few percent of p.
+
+    >>> round(chi_square_p(np.array([60.0, 20.0, 20.0]), np.array([50.0, 25.0, 25.0])), 3)  # exactly exp(-2)
+    0.136
+    """
+    if np.any((expected <= 0) & (observed > 0)):
+        return 0.0
+    small = expected < 5
+    observed = np.append(observed[~small], observed[small].sum())
+    expected = np.append(expected[~small], expected[small].sum())
+    used = expected > 0
+    statistic = float(np.sum((observed[used] - expected[used]) ** 2 / expected[used]))
+    freedom = max(1, int(used.sum()) - 1)
+    spread = 2 / (9 * freedom)
+    return 0.5 * math.erfc(((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(2 * spread))
+
+
+def adam(params: Params, grads: Params, moments: Any, step: int, rate: float = 1e-2) -> tuple[Params, Any]:
+    """One step of Adam on the host: compiling an optimizer would cost more than running this one."""
+    params, grads = jax.tree.map(np.asarray, (params, grads))
+    zeros = jax.tree.map(np.zeros_like, params)
+    first, second = moments or (zeros, zeros)
+    first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
+    second = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, second, grads)
+
+    def moved(param: np.ndarray, m: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return param - np.float32(rate / (1 - 0.9**step)) * m / (
+            np.sqrt(v / np.float32(1 - 0.99**step)) + 1e-8
+        )
+
+    return jax.tree.map(moved, params, first, second), (first, second)

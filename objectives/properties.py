@@ -1,0 +1,300 @@
+"""What every objective must satisfy: pure functions of (objective, config, batch) that return a verdict.
+
+The tests call them on every objective of this package, `python -m objectives.check` on a researcher's own
+file. They must not know any particular objective. Shape suffixes: B rows, L tokens of a row.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import partial_eval
+
+from model.config import TransformerConfig
+from model.network import Params
+from objectives.base import Batch, Objective
+from objectives.measuring import (
+    HostBatch,
+    adam,
+    add,
+    at_start,
+    brief,
+    chi_square_p,
+    corruption,
+    corrupts,
+    difference,
+    evaluate,
+    fresh,
+    gradient_norm,
+    hidden_gradient,
+    keep_segments,
+    network_of,
+    on_device,
+    some_token,
+    step_key,
+)
+
+SAME = 2e-5
+"""Relative difference of float32 sums (and of whole gradients, by norm) that only differ in order; measured:
+1e-6."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What one property found."""
+
+    name: str
+    verdict: Literal["holds", "fails", "does not apply"]
+    figure: float = 0.0
+    """What was measured."""
+    limit: float = 0.0
+    """What it may be at most."""
+    detail: str = ""
+
+    def __bool__(self) -> bool:
+        return self.verdict != "fails"
+
+
+def _verdict(name: str, figure: float, limit: float, detail: str = "") -> Verdict:
+    # A NaN must fail, so the comparison is written this way round.
+    return Verdict(name, "holds" if figure <= limit else "fails", float(figure), limit, detail)
+
+
+Property = Callable[[Objective, TransformerConfig, HostBatch], Verdict]
+
+
+def declares_its_terms(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Terms are exactly those of coefficients(), float32 scalars, and something is scored."""
+    ((out, _),) = at_start(objective, config, batch)
+    name = "declares its terms"
+    if set(out.terms) != set(objective.coefficients()):
+        return Verdict(
+            name,
+            "fails",
+            detail=f"terms {sorted(out.terms)}, coefficients {sorted(objective.coefficients())}",
+        )
+    for key, (value, weight) in {**out.terms, **out.metrics}.items():
+        if {(value.shape, str(value.dtype)), (weight.shape, str(weight.dtype))} != {((), "float32")}:
+            return Verdict(
+                name, "fails", detail=f"{key}: {value.shape} {value.dtype}, {weight.shape} {weight.dtype}"
+            )
+    empty = [key for key, (_, weight) in out.terms.items() if not weight > 0]
+    return Verdict(name, "fails" if empty else "holds", detail=f"nothing scored in {empty}" if empty else "")
+
+
+def adds_over_any_split(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Loss, weights, metrics and gradients of the batch are those of its halves, added."""
+    name = "adds over any split"
+    if not objective.additive:
+        return Verdict(name, "does not apply", detail="additive = False")
+    worst = 0.0
+    rows = len(batch["example_ids"])
+    (whole,) = at_start(objective, config, batch)
+    for order in (np.arange(rows), np.arange(rows).reshape(-1, 2).T.reshape(-1)):
+        halves = [
+            {k: v[order][part] for k, v in batch.items()}
+            for part in (slice(rows // 2), slice(rows // 2, None))
+        ]
+        worst = max(worst, difference(add(*at_start(objective, config, *halves)), whole))
+    return _verdict(name, worst, SAME)
+
+
+def padding_is_deleting(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Longer rows and one more row, all padding with any content, change nothing."""
+    rng = np.random.default_rng(0)
+    longer: HostBatch = {}
+    for key, value in batch.items():
+        wide = value.ndim == 2 and value.shape[1] == batch["tokens"].shape[1]
+        fill = {"segment_ids": 0, "labels": -1, "token_labels": -1, "example_ids": 999}.get(key, 0)
+        widths = [(0, 1), (0, 4 if wide else 0)][: value.ndim]
+        longer[key] = np.pad(value, widths, constant_values=fill)
+    padding_BL = longer["segment_ids"] == 0
+    noise_BL = rng.integers(7, config.vocab_size, padding_BL.shape)
+    longer["tokens"] = np.where(padding_BL, noise_BL, longer["tokens"]).astype(np.int32)
+    short, long = at_start(objective, config, batch, longer)
+    return _verdict("padding is deleting", difference(long, short), SAME)
+
+
+def neighbours_are_isolated(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """The loss of packed rows is that of every second unit alone plus that of the others alone."""
+    unit_BL = (batch["segment_ids"] - 1) // objective.segments_per_unit()
+    if batch["segment_ids"].max() <= objective.segments_per_unit():
+        return Verdict("packed neighbours are isolated", "does not apply", detail="one unit per row")
+    even, odd = (keep_segments(batch, unit_BL % 2 == side) for side in (0, 1))
+    whole, *parts = at_start(objective, config, batch, even, odd)
+    return _verdict("packed neighbours are isolated", difference(add(*parts), whole), SAME)
+
+
+def order_of_rows_is_irrelevant(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Rotating the rows rotates the corrupted tokens exactly, and leaves sums and gradients."""
+    rolled = {k: np.roll(v, 1, axis=0) for k, v in batch.items()}
+    if corrupts(objective):
+        here, there = (corruption(objective, config, b, step_key())[0] for b in (batch, rolled))
+        moved = float(np.mean(np.roll(np.asarray(here), 1, axis=0) != np.asarray(there)))
+        if moved:
+            return _verdict(
+                "order of rows is irrelevant", moved, 0.0, "share of corrupted tokens that changed"
+            )
+    one, other = at_start(objective, config, batch, rolled)
+    return _verdict("order of rows is irrelevant", difference(one, other), SAME)
+
+
+def weights_know_no_parameters(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """The weights use no parameter, so the step gets them without running the model."""
+    network = network_of(objective, config)
+    params = fresh(network)
+
+    def weights(params: Params, batch: Batch) -> list[jax.Array]:
+        return [weight for _, weight in objective(network.bind(params), batch, step_key()).terms.values()]
+
+    jaxpr = jax.make_jaxpr(weights)(params, on_device(batch)).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    count = len(jax.tree.leaves(params))
+    return _verdict("weights know no parameters", float(sum(used[:count])), 0.0, f"of {count} parameters")
+
+
+def weights_are_respected(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """With all parameters zero, logits are equal and each term is its closed form times its weight."""
+    name = "weights are respected"
+    expected = objective.initial_loss(config)
+    if not expected:
+        return Verdict(name, "does not apply", detail="no initial_loss declared")
+    network = network_of(objective, config)
+    zeros = jax.tree.map(np.zeros_like, fresh(network))
+    out, _ = evaluate(objective, network, zeros, batch)
+    worst = max(abs(float(out.terms[k][0] / out.terms[k][1]) / loss - 1) for k, loss in expected.items())
+    return _verdict(name, worst, SAME)
+
+
+def nothing_scored_is_zero(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """A batch of padding has no loss, no weight and no gradient."""
+    empty = keep_segments(batch, np.zeros_like(batch["segment_ids"], bool))
+    ((out, grads),) = at_start(objective, config, empty)
+    figure = float(np.max([abs(float(x)) for x in (*jax.tree.leaves(out), gradient_norm(grads))]))
+    return _verdict("nothing scored is zero", figure, 0.0)
+
+
+def starts_at_its_closed_form(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Fresh parameters give nearly uniform predictions."""
+    expected = objective.initial_loss(config)
+    if not expected:
+        return Verdict("starts at its closed form", "does not apply", detail="no initial_loss declared")
+    ((out, _),) = at_start(objective, config, batch)
+    found = {k: float(out.terms[k][0] / out.terms[k][1]) for k in expected}
+    detail = ", ".join(f"{k} {found[k]:.4f} of {expected[k]:.4f}" for k in expected)
+    worst = float(np.max([abs(found[k] / expected[k] - 1) for k in expected]))
+    return _verdict("starts at its closed form", worst, 0.05, detail)
+
+
+def gradients_are_finite(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """In float32 and bfloat16 all is finite, something flows, and both agree roughly on the loss."""
+    name = "gradients are finite"
+    ((full, grads),) = at_start(objective, config, batch)
+    low = network_of(objective, dataclasses.replace(config, dtype="bfloat16"))
+    half, half_grads = evaluate(objective, low, fresh(network_of(objective, config)), batch)
+    for kind, tree in (("float32", grads), ("bfloat16", half_grads)):
+        norm = gradient_norm(tree)
+        if not np.isfinite(norm) or norm == 0:
+            return Verdict(name, "fails", norm, detail=f"{kind} gradient norm {norm}")
+    worst = max(abs(float(half.terms[k][0]) / float(loss) - 1) for k, (loss, _) in full.terms.items())
+    return _verdict(name, worst, 0.05, "bfloat16 against float32 loss")
+
+
+def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """The loss of a token has no gradient at hidden states from it on, and those know no later token.
+
+    The token's own loss is isolated by changing it as a target only: the backbone keeps reading the old
+    tokens.
+    """
+    name = "causal loss sees no future"
+    if objective.family != "decoder":
+        return Verdict(name, "does not apply", detail="bidirectional")
+    network = network_of(objective, config)
+    params = fresh(network)
+    row, at = some_token(batch)
+    changed = {**batch, "tokens": batch["tokens"].copy()}
+    changed["tokens"][row, at] = 7 + (changed["tokens"][row, at] - 6) % (config.vocab_size - 7)
+
+    hidden, hidden_changed = (
+        network.bind(params).encode(b["tokens"], b) for b in map(on_device, (batch, changed))
+    )
+    leak = float(jnp.max(jnp.abs(hidden - hidden_changed)[row, :at]))
+    if leak > 0:
+        return _verdict(
+            name, leak, 0.0, f"hidden states before token {at} changed with it: the backbone looks ahead"
+        )
+
+    def gradient(targets: HostBatch) -> np.ndarray:
+        return np.asarray(hidden_gradient(objective, network, params, on_device(batch), on_device(targets)))
+
+    flow_BL = np.abs(gradient(changed) - gradient(batch)).max(axis=-1)
+    past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
+    if not past > 0:
+        return Verdict(
+            name, "fails", float(past), detail=f"the loss of token {at} does not depend on its past at all"
+        )
+    return _verdict(
+        name, float(future / past), 0.0, f"gradient at and after token {at}, relative to before it"
+    )
+
+
+def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Chi-square of every claimed rate over 64 steps; the figure is -log10 of the smallest p-value."""
+    name = "corrupts as claimed"
+    if not corrupts(objective):
+        return Verdict(name, "does not apply", detail="reads the tokens as they are")
+    found = [corruption(objective, config, batch, jax.random.fold_in(step_key(), i)) for i in range(64)]
+    counts = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *(claims for _, claims in found))
+    worst, detail = 0.0, ""
+    for claim, (observed, expected) in counts.items():
+        surprise = -np.log10(max(chi_square_p(np.asarray(observed), np.asarray(expected)), 1e-300))
+        if surprise >= worst:
+            worst, detail = surprise, f"{claim}: observed {brief(observed)}, expected {brief(expected)}"
+    if not counts:
+        changed = any(np.any(np.asarray(tokens_BL) != batch["tokens"]) for tokens_BL, _ in found)
+        return Verdict(name, "fails" if changed else "does not apply", detail="corruption_claims() is empty")
+    return _verdict(name, worst, 6.0, detail)
+
+
+def one_batch_can_be_learned(
+    objective: Objective, config: TransformerConfig, batch: HostBatch, steps: int = 120
+) -> Verdict:
+    """Adam on one fixed batch at least halves every term."""
+    network = network_of(objective, config)
+    params, moments = fresh(network), None
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+    for step in range(1, steps + 1):
+        out, grads = jax.device_get(evaluate(objective, network, params, batch))
+        after = {k: float(loss / weight) for k, (loss, weight) in out.terms.items()}
+        before = before or after
+        params, moments = adam(params, grads, moments, step)
+    shares = [after[k] / before[k] for k in before]
+    detail = ", ".join(f"{k} {before[k]:.3f} -> {after[k]:.3f}" for k in before)
+    return _verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)
+
+
+PROPERTIES: tuple[Property, ...] = (
+    declares_its_terms,
+    adds_over_any_split,
+    padding_is_deleting,
+    neighbours_are_isolated,
+    order_of_rows_is_irrelevant,
+    weights_know_no_parameters,
+    weights_are_respected,
+    nothing_scored_is_zero,
+    starts_at_its_closed_form,
+    gradients_are_finite,
+    causal_loss_sees_no_future,
+    corrupts_as_claimed,
+    one_batch_can_be_learned,
+)
+
+
+def examine(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Iterator[Verdict]:
+    """Every property in turn."""
+    for check in PROPERTIES:
+        yield check(objective, config, batch)
