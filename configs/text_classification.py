@@ -19,7 +19,7 @@ from train.optimizer import Optimizer
 def config() -> FineTune:
     """5,969 training sentences of about 25 tokens, some 5 to a row of 128."""
     return FineTune(
-        task=TextClassification(pooling="cls"),
+        task=TextClassification(pooling="mean"),
         data=LabelledData(
             train="tfds:rotten_tomatoes:train",
             eval="tfds:rotten_tomatoes:validation",
@@ -27,7 +27,7 @@ def config() -> FineTune:
         ),
         epochs=6.0,
         batch_size=8,
-        optimizer=Optimizer(learning_rate=1e-4, warmup=0.1, b2=0.999, eps=1e-6, layer_decay=0.9),
+        optimizer=Optimizer(learning_rate=1e-4, warmup=0.1, b2=0.999, eps=1e-6),
         launcher=Pmap(),
         log_every=50,
         eval_every=100,

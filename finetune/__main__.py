@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from finetune.build import fine_tune
+from finetune.build import console, fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
 from train.cli import load_config, multi_host, one_line_errors, parse
@@ -45,16 +44,15 @@ def main(arguments: Sequence[str]) -> None:
         print(f"stopped by SIGTERM at step {result.step}; the same command goes on from there")
         return
     best = result.best_step
-    table = Table(
-        title=f"{workdir}: {f'best checkpoint, step {best}' if best else 'last step'}", title_justify="left"
-    )
+    print(f"{workdir}, {'last step' if best is None else f'best checkpoint (step {best})'}:")
+    table = Table()
     table.add_column("score")
     table.add_column("value", justify="right")
     for name, value in summary(experiment, workdir, result).items():
         table.add_row(name, f"{value:.0f}" if name.endswith("/examples") else f"{value:.4f}")
     table.add_row("steps", str(result.step))
     table.add_row("seconds of training", f"{result.seconds:.1f}")
-    Console().print(table)
+    console(stderr=False).print(table)
 
 
 if __name__ == "__main__":

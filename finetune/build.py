@@ -4,6 +4,7 @@ Every mistake is refused here, before anything compiles. It has no loop of its o
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,19 @@ def fine_tune(
     built = build(experiment, source)
     claim(workdir, built.description, built.source.tokenizer)
     if jax.process_index() == 0:
-        built.passport.write(workdir / "passport.json")
+        # A resumed run keeps the account of its beginning: the run it came from may have gone on since.
+        if not (workdir / "passport.json").exists():
+            built.passport.write(workdir / "passport.json")
         if not quiet:
-            console = Console(stderr=True)
-            for line in built.reports:
-                console.print(line, highlight=False)
-            console.print(built.passport.table())
+            print(*built.reports, f"hand-off from {built.source.checkpoint}", sep="\n", file=sys.stderr)
+            console(stderr=True).print(built.passport.table())
     return run(built.experiment, built.parts, workdir, label=label)
+
+
+def console(stderr: bool) -> Console:
+    """Where tables go; in a log file they get room instead of 80 columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 120)
 
 
 def build(experiment: FineTune, source: Source | None = None) -> Built:

@@ -58,7 +58,7 @@ class Passport:
         for entry in self.entries:
             names = entry.path.split("/")
             groups[("/".join(names[:2]), entry.status, entry.why)].append(entry)
-        table = Table(title=f"hand-off from {self.source}", title_justify="left")
+        table = Table()
         for column in ("part", "status", "leaves", "numbers", "why"):
             table.add_column(column, justify="right" if column in ("leaves", "numbers") else "left")
         for (part, status, why), entries in groups.items():

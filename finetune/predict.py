@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -240,7 +241,11 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
     parsed = tyro.cli(Arguments, prog="python -m finetune.predict", args=list(arguments))
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    answer(parsed, sys.stdin, sys.stdout)
+    try:
+        answer(parsed, sys.stdin, sys.stdout)
+    except BrokenPipeError:
+        # Whoever read our output (head, say) has had enough; python would complain once more while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

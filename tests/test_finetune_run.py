@@ -128,7 +128,7 @@ def settings(pretrained, tables, suffix="csv", **changes):
         "log_every": 20,
         "launcher": Mesh(),
         "optimizer": Optimizer(learning_rate=1e-2),
-        "task": TokenClassification() if suffix == "jsonl" else TextClassification(),
+        "task": TokenClassification() if suffix == "jsonl" else TextClassification(pooling="cls"),
         "data": LabelledData(**data),
         "model": ModelChanges(dropout=0.0, attention_dropout=0.0),
     }
