@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-COLOURS = {"pretrained": "#1b6ca8", "scratch": "#c8553d", "tf-idf + linear": "#6b705c"}
+COLOURS = {"pretrained": "#1b6ca8", "scratch": "#c8553d", "tf-idf linear": "#6b705c"}
 Row = dict[str, Any]
 
 
@@ -44,23 +44,28 @@ def reached(rows: Sequence[Row], key: str, form: str) -> str:
     values = [row[key] for row in rows if row[key] is not None]
     if not values:
         return "never"
-    return form.format(mean(values)) + (f" ({len(values)} of {len(rows)})" if len(values) < len(rows) else "")
+    return form.format(mean(values)) + (f" ({len(values)}/{len(rows)})" if len(values) < len(rows) else "")
 
 
 def results_table(rows: Sequence[Row]) -> Table:
     """One line per task, number of labels and initialisation."""
-    table = Table(title="Fine-tuned test scores, mean ± standard deviation over seeds", title_justify="left")
+    table = Table(
+        title="Test score, mean ± deviation over seeds. gain: points over scratch. gap: points from train to "
+        "eval score. steps, seconds: until scratch's best eval score is reached.",
+        title_justify="left",
+        title_style="",
+    )
     for name in ("task", "labels", "init"):
-        table.add_column(name)
-    for name in ("test score", "gain", "train − eval", "steps to scratch's best", "seconds to it", "learning rate"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("score", "gain", "gap", "steps", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     found, last = groups(rows), None
     for (task, labels, init), some in found.items():
         if last is not None and (task, labels) != last:
             table.add_section()
         last = (task, labels)
         scratch = mean(r["score"] for r in found[task, labels, "scratch"])
-        gain = "" if init == "scratch" else f"{100 * (mean(r['score'] for r in some) - scratch):+.1f} points"
+        gain = "" if init == "scratch" else f"{100 * (mean(r['score'] for r in some) - scratch):+.1f}"
         linear = "curve" not in some[0]
         table.add_row(
             task,
@@ -68,17 +73,16 @@ def results_table(rows: Sequence[Row]) -> Table:
             init,
             spread([r["score"] for r in some]),
             gain,
-            "" if linear else f"{100 * mean(r['train_score'] - r['eval_score'] for r in some):.1f} points",
+            "" if linear else f"{100 * mean(r['train_score'] - r['eval_score'] for r in some):.1f}",
             "" if linear else reached(some, "steps", "{:.0f}"),
-            reached(some, "seconds", "{:.1f}"),
-            "" if linear else f"{some[0]['learning_rate']:g}",
+            "" if linear else reached(some, "seconds", "{:.1f}"),
         )
     return table
 
 
 def write_report(rows: Sequence[Row], workdir: Path) -> None:
     """`report.html` in the study's folder; every picture is inside the file."""
-    console = Console(record=True, width=150, file=io.StringIO())
+    console = Console(record=True, width=110, file=io.StringIO())
     console.print(results_table(rows))
     table = console.export_html(inline_styles=True, code_format="<pre style='font-size:13px'>{code}</pre>")
     figures = [("Pretraining", _pretraining(workdir / "pretrain"))]
