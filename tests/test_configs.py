@@ -1,0 +1,32 @@
+"""Every experiment file builds: its network takes shape, its checks pass, its description survives JSON."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from benchmarks.study import Study
+from finetune.experiment import FineTune
+from model.network import Network
+from train.build import check_model
+from train.cli import load_config
+from train.describe import decode, encode
+from train.experiment import Experiment
+
+FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_config(file):
+    value = load_config(str(file))
+    assert isinstance(value, Study | FineTune | Experiment)
+    text = file.read_text()
+    assert "Command:" in text and "Result:" in text
+    if isinstance(value, FineTune):
+        assert decode(encode(value)) == value
+        return
+    experiment = value.pretrain if isinstance(value, Study) else value
+    assert decode(encode(experiment)) == experiment
+    check_model(experiment.model, experiment.objective, experiment.data.length)
+    network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+    assert jax.eval_shape(network.init, jax.random.key(0))["backbone"]

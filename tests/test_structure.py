@@ -1,0 +1,103 @@
+"""The house stands as its README says: arrows between rooms, sizes of files, snippets that run."""
+
+import ast
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from model.network import Network
+from tests.tiny import RaggedStream, encoder
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("model", "objectives", "data", "train", "finetune", "configs", "benchmarks")
+MAY_IMPORT = {
+    "model": {"model"},
+    "objectives": {"model", "objectives"},
+    "data": {"data"},
+    "train": {"model", "objectives", "data", "train"},
+    "finetune": {"model", "objectives", "data", "train", "finetune"},
+    "configs": set(ROOMS) - {"configs"},
+    "benchmarks": set(ROOMS) - {"configs"},
+}
+FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_run_one_way(room):
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] == room
+        for name in imported(path)
+        if name.split(".")[0] in ROOMS and name.split(".")[0] not in MAY_IMPORT[room]
+    ]
+    assert not wrong
+
+
+def test_no_pickle_and_no_broad_except():
+    wrong = []
+    for path in FILES:
+        wrong += [f"{path} imports {name}" for name in imported(path) if name.split(".")[0] in ("pickle", "dill", "cloudpickle")]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
+            ):
+                wrong.append(f"{path}:{node.lineno} catches everything")
+    assert not wrong
+
+
+def test_files_and_functions_stay_readable():
+    long = []
+    for path in FILES:
+        text = path.read_text()
+        if text.count("\n") > 400:
+            long.append(f"{path}: {text.count(chr(10))} lines")
+        tree = ast.parse(text)
+        if text.strip() and not ast.get_docstring(tree):
+            long.append(f"{path}: does not say what it is for")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 70:
+                long.append(f"{path}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines")
+    assert not long
+
+
+def test_the_step_is_short():
+    tree = ast.parse((ROOT / "train" / "step.py").read_text())
+    step = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train_step")
+    body = step.body[1:]  # without the docstring
+    assert body[-1].end_lineno - body[0].lineno + 1 < 40
+
+
+def test_the_readme_objective_runs_and_is_a_sum():
+    code = re.search(r"## Add an objective.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    space = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), space)
+    objective = space["Copy"]()
+    network = Network(encoder().build(), tuple(objective.heads(encoder())))
+    bound = network.bind(network.init(jax.random.key(0)))
+    batch = {k: jnp.asarray(v) for k, v in RaggedStream().batch(0).items()}
+    whole = objective(bound, batch, jax.random.key(1)).terms["nll"]
+    halves = [objective(bound, {k: v[part] for k, v in batch.items()}, jax.random.key(1)).terms["nll"] for part in (slice(8), slice(8, 16))]
+    for i in range(2):
+        assert jnp.allclose(whole[i], halves[0][i] + halves[1][i], rtol=1e-5)
+
+
+def test_every_file_that_the_readme_names_is_there():
+    text = (ROOT / "README.md").read_text()
+    named = set(re.findall(r"\b(?:configs|data|train|model|objectives|finetune|benchmarks)/[\w/]+\.\w+", text))
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+    for module in set(re.findall(r"python -m ([\w.]+)", text)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
