@@ -47,7 +47,9 @@ class Cell:
     def folder(self) -> Path:
         """Where it lies below the study's folder."""
         labels = str(self.labels) if self.labels else "all"
-        return Path("runs", self.task.name, f"{self.arm}-{labels}", f"lr{self.learning_rate:g}-seed{self.seed}")
+        return Path(
+            "runs", self.task.name, f"{self.arm}-{labels}", f"lr{self.learning_rate:g}-seed{self.seed}"
+        )
 
     def experiment(self, init: Path) -> FineTune:
         """The task's fine-tuning with this cell's values."""
@@ -83,7 +85,9 @@ class Outcome:
 def run_cell(cell: Cell, workdir: Path, source: Source) -> Outcome:
     """Fine-tune one cell, or read what it came to."""
     folder = workdir / cell.folder
-    result = fine_tune(cell.experiment(workdir / "pretrain"), folder, source=source, label=str(cell.folder), quiet=True)
+    result = fine_tune(
+        cell.experiment(workdir / "pretrain"), folder, source=source, label=str(cell.folder), quiet=True
+    )
     if result.preempted:
         raise KeyboardInterrupt
     name = f"eval/{cell.task.metric}"
@@ -105,7 +109,9 @@ def test_score(cell: Cell, workdir: Path) -> float:
     return float(read_json(file)[cell.task.metric])
 
 
-def first_reaching(curve: Sequence[tuple[int, float, float]], target: float) -> tuple[int | None, float | None]:
+def first_reaching(
+    curve: Sequence[tuple[int, float, float]], target: float
+) -> tuple[int | None, float | None]:
     """Step and seconds at the first evaluation that reaches `target`, or (None, None).
 
     >>> first_reaching([(10, 1.0, 0.5), (20, 2.0, 0.7)], 0.6)
@@ -137,7 +143,9 @@ def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     if pretrain(study.pretrain, workdir / "pretrain").preempted:
         raise KeyboardInterrupt
     source = open_run(str(workdir / "pretrain"))
-    cells = sum(len(t.learning_rates) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
+    cells = (
+        sum(len(t.learning_rates) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
+    )
     counter = _Counter(cells)
     rows: list[dict[str, Any]] = []
     for task in study.tasks:
@@ -154,7 +162,9 @@ def _claim(study: Study, workdir: Path) -> None:
     if file.exists():
         lines = differences(read_json(file), encoded)
         if lines:
-            raise ValueError(f"{workdir} holds another study; choose another --workdir, or undo:\n  " + "\n  ".join(lines))
+            raise ValueError(
+                f"{workdir} holds another study; choose another --workdir, or undo:\n  " + "\n  ".join(lines)
+            )
     else:
         write_json(file, encoded)
 
@@ -167,7 +177,9 @@ def _compare(
     for arm in ("scratch", "pretrained"):
         tried = []
         for rate in task.learning_rates:
-            cell = Cell(task=task, arm=arm, labels=labels, steps=steps, learning_rate=rate, seed=study.seeds[0])
+            cell = Cell(
+                task=task, arm=arm, labels=labels, steps=steps, learning_rate=rate, seed=study.seeds[0]
+            )
             tried.append((cell, run_cell(cell, workdir, source)))
             counter.done()
         best, outcome = max(tried, key=lambda pair: pair[1].eval_score)
@@ -213,7 +225,9 @@ def _compare(
 def main(arguments: Sequence[str]) -> None:
     """`CONFIG --workdir W [overrides]`."""
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m benchmarks.label_efficiency CONFIG.py --workdir W [--help | overrides]")
+        raise ValueError(
+            "usage: python -m benchmarks.label_efficiency CONFIG.py --workdir W [--help | overrides]"
+        )
     config = load_config(arguments[0])
     if not isinstance(config, Study):
         raise ValueError(f"{arguments[0]} gives a {type(config).__name__}, not a Study")

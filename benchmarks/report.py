@@ -111,12 +111,16 @@ def _inline(figure: Figure) -> str:
 
 def _pretraining(run: Path) -> Figure:
     rows = read_rows(run / "metrics.jsonl")
-    names = sorted({k.split("/", 1)[1] for r in rows for k in r if k.startswith("eval/") and k.endswith("nll")})
+    names = sorted(
+        {k.split("/", 1)[1] for r in rows for k in r if k.startswith("eval/") and k.endswith("nll")}
+    )
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.4), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for split in ("train", "eval"):
             points = [(r["step"], r[f"{split}/{name}"]) for r in rows if f"{split}/{name}" in r]
-            axis.plot(*zip(*points, strict=True), label=split, marker="o" if len(points) < 30 else "", markersize=3)
+            axis.plot(
+                *zip(*points, strict=True), label=split, marker="o" if len(points) < 30 else "", markersize=3
+            )
         axis.set(xlabel="step", ylabel="nats", title=name)
         axis.legend()
     return figure
@@ -130,7 +134,9 @@ def _label_efficiency(rows: Sequence[Row]) -> Figure:
         places = range(len(counts))
         scores = [[r["score"] for r in some] for (_, _, i), some in found.items() if i == init]
         errors = [stdev(s) if len(s) > 1 else 0.0 for s in scores]
-        axis.errorbar(places, [mean(s) for s in scores], errors, label=init, color=COLOURS[init], marker="o", capsize=3)
+        axis.errorbar(
+            places, [mean(s) for s in scores], errors, label=init, color=COLOURS[init], marker="o", capsize=3
+        )
         axis.set_xticks(list(places), [f"{c:,}" if c else "all" for c in counts])
     axis.set(xlabel="training labels", ylabel=f"test {rows[0]['metric']}")
     axis.grid(alpha=0.3)

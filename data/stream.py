@@ -4,12 +4,9 @@ Must not know what rows contain, nor what a device is. The position in the data 
 is asking for the next step, on any number of processes.
 """
 
-import collections
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import grain
 import numpy as np
@@ -116,20 +113,6 @@ class Stream:
                 batch[name][where] = array
         return {**batch, "example_ids": _example_ids(ids)}
 
-    def prefetch(
-        self,
-        start: int,
-        *,
-        stop: int | None = None,
-        rows: slice | None = None,
-        depth: int = 4,
-        threads: int = 1,
-    ) -> "Prefetch[Batch]":
-        """Batches of steps start, start + 1, ... read ahead in the background."""
-        return Prefetch(
-            lambda step: self.batch(step, rows), start=start, stop=stop, depth=depth, threads=threads
-        )
-
 
 class EvalBatches(Sequence[Batch]):
     """Every row once, in order, the last batch filled up with padded rows that weigh nothing."""
@@ -163,64 +146,6 @@ class EvalBatches(Sequence[Batch]):
             kept = len(ids) - missing
             part = {name: _padded(name, array[:kept], missing) for name, array in part.items()}
         return {**part, "example_ids": _example_ids(ids)}
-
-
-class Prefetch(Iterator[T], Generic[T]):
-    """fetch(start), fetch(start + 1), ... in order, at most `depth` ahead, by background threads.
-
-    An exception of `fetch` is raised where its value was due, and ends the reading. Close it, or use `with`.
-    """
-
-    def __init__(
-        self,
-        fetch: Callable[[int], T],
-        *,
-        start: int,
-        stop: int | None = None,
-        depth: int = 4,
-        threads: int = 1,
-    ):
-        if depth < 1 or threads < 1:
-            raise ValueError(f"depth and threads must be at least 1, got {depth} and {threads}")
-        self._fetch = fetch
-        self._following = start
-        self._stop = stop
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
-        self._pending: collections.deque[Future[T]] = collections.deque()
-        for _ in range(depth):
-            self._submit()
-
-    def _submit(self) -> None:
-        if self._stop is None or self._following < self._stop:
-            self._pending.append(self._pool.submit(self._fetch, self._following))
-            self._following += 1
-
-    def __next__(self) -> T:
-        if not self._pending:
-            self.close()
-            raise StopIteration
-        future = self._pending.popleft()
-        try:
-            value = future.result()
-        except BaseException:
-            self.close()
-            raise
-        self._submit()
-        return value
-
-    def close(self) -> None:
-        """Drop what is pending and end the threads."""
-        self._pending.clear()
-        self._stop = self._following
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __enter__(self) -> "Prefetch[T]":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Numbers(grain.MapDataset[int]):

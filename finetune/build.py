@@ -18,13 +18,14 @@ from data.stream import EvalBatches, Stream
 from finetune.experiment import FineTune
 from finetune.passport import Passport, fresh_passport, hand_off
 from finetune.restore import Source, open_run
-from finetune.tasks import Columns, Examples, Task, TaskObjective
+from finetune.tasks import Columns, Examples, Task, TaskObjective, TextClassification
 from model.network import Network
 from train.build import check_model, check_run
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.workdir import claim
 
+PAIR_COLUMN = "text_pair"
 SPLITS = {"train": "train", "eval": "validation", "test": "test"}
 """The split of a TFDS data set that is meant where its name gives none."""
 
@@ -91,6 +92,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
         if not getattr(experiment.data, name):
             raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
     source = open_run(experiment.init) if source is None else source
+    experiment = _resolve_pair(experiment)
     model = experiment.model.apply(source.model)
     task, data = experiment.task, experiment.data
     # The test split is scored after training, but a mistake in it should show before.
@@ -157,6 +159,16 @@ def _rows(experiment: FineTune, examples: Examples, source: Source, classes: Seq
         length=data.length,
         max_segments=data.max_segments,
     )
+
+
+def _resolve_pair(experiment: FineTune) -> FineTune:
+    """A column called text_pair is the second text, unless the experiment names another."""
+    data = experiment.data
+    if data.text_pair or not isinstance(experiment.task, TextClassification):
+        return experiment
+    if PAIR_COLUMN not in records(data.train, split=SPLITS["train"])[0].values:
+        return experiment
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, text_pair=PAIR_COLUMN))
 
 
 def _resolve_steps(experiment: FineTune, rows: int) -> FineTune:

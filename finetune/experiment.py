@@ -29,7 +29,7 @@ class LabelledData:
     text: str = "text"
     """Column of the text (word labels: of the list of words)."""
     text_pair: str = ""
-    """Column of the second text, for pairs; empty for none."""
+    """Column of the second text, for pairs; empty takes a column named text_pair where there is one."""
     label: str = "label"
     """Column of the class (word labels: of the list of classes)."""
     length: int = 128

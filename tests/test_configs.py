@@ -21,7 +21,7 @@ def test_config(file):
     value = load_config(str(file))
     assert isinstance(value, Study | FineTune | Experiment)
     text = file.read_text()
-    assert "Command:" in text and "Result:" in text
+    assert "python -m " in text and "Result:" in text
     if isinstance(value, FineTune):
         assert decode(encode(value)) == value
         return

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from data import stream as stream_module
 from data.documents import Documents
 from data.packing import Framing, PackedRows
-from data.stream import EvalBatches, MadeRows, Prefetch, Stream
+from data.stream import EvalBatches, MadeRows, Stream
 from data.tokenizer import SentencePieceTokenizer
 
 FRAMING = Framing.named("cls_sep", SentencePieceTokenizer)
@@ -77,9 +76,9 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(kind):
     for step in (7, 3, 11, 0):
         equal(two.batch(step), expected[step])
     # Resume: a new object that starts in the middle goes on as the first one did.
-    with every_kind()[kind].prefetch(5, stop=12) as rest:
-        for batch, want in zip(rest, expected[5:], strict=True):
-            equal(batch, want)
+    rest = every_kind()[kind]
+    for step in range(5, 12):
+        equal(rest.batch(step), expected[step])
 
 
 @pytest.mark.parametrize("kind", ["packed", "mixed", "made"])
@@ -182,41 +181,6 @@ def test_labels_of_padded_rows_are_no_labels():
             return {"labels": np.ones((len(numbers), 2), np.int32)}
 
     assert EvalBatches(Labelled(3), batch_size=4)[0]["labels"].tolist() == [[1, 1]] * 3 + [[-1, -1]]
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_prefetch_keeps_order_and_stays_bounded(threads):
-    called = []
-
-    def fetch(step):
-        called.append(step)
-        time.sleep(0.002 * (step % 3))
-        return step
-
-    with Prefetch(fetch, start=2, depth=3, threads=threads) as ahead:
-        assert [next(ahead) for _ in range(5)] == [2, 3, 4, 5, 6]
-        time.sleep(0.05)
-        assert max(called) <= 6 + 3
-    assert list(Prefetch(fetch, start=0, stop=4, threads=threads)) == [0, 1, 2, 3]
-
-
-def test_prefetch_raises_where_the_value_was_due_and_ends_its_threads():
-    def fetch(step):
-        if step == 2:
-            raise OSError("disk gone")
-        return step
-
-    before = threading.active_count()
-    ahead = Prefetch(fetch, start=0)
-    assert [next(ahead), next(ahead)] == [0, 1]
-    with pytest.raises(OSError, match="disk gone"):
-        next(ahead)
-    with pytest.raises(StopIteration):
-        next(ahead)
-    assert threading.active_count() == before
-    ahead = Prefetch(lambda step: step, start=0)
-    ahead.close()
-    assert threading.active_count() == before and list(ahead) == []
 
 
 def test_mistakes_are_named():

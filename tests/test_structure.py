@@ -49,7 +49,11 @@ def test_arrows_run_one_way(room):
 def test_no_pickle_and_no_broad_except():
     wrong = []
     for path in FILES:
-        wrong += [f"{path} imports {name}" for name in imported(path) if name.split(".")[0] in ("pickle", "dill", "cloudpickle")]
+        wrong += [
+            f"{path} imports {name}"
+            for name in imported(path)
+            if name.split(".")[0] in ("pickle", "dill", "cloudpickle")
+        ]
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and (
                 node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
@@ -81,7 +85,9 @@ def test_the_step_is_short():
 
 
 def test_the_readme_objective_runs_and_is_a_sum():
-    code = re.search(r"## Add an objective.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    code = re.search(
+        r"## Add an objective.*?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    ).group(1)
     space = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), space)
     objective = space["Copy"]()
@@ -89,14 +95,19 @@ def test_the_readme_objective_runs_and_is_a_sum():
     bound = network.bind(network.init(jax.random.key(0)))
     batch = {k: jnp.asarray(v) for k, v in RaggedStream().batch(0).items()}
     whole = objective(bound, batch, jax.random.key(1)).terms["nll"]
-    halves = [objective(bound, {k: v[part] for k, v in batch.items()}, jax.random.key(1)).terms["nll"] for part in (slice(8), slice(8, 16))]
+    halves = [
+        objective(bound, {k: v[part] for k, v in batch.items()}, jax.random.key(1)).terms["nll"]
+        for part in (slice(8), slice(8, 16))
+    ]
     for i in range(2):
         assert jnp.allclose(whole[i], halves[0][i] + halves[1][i], rtol=1e-5)
 
 
 def test_every_file_that_the_readme_names_is_there():
     text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"\b(?:configs|data|train|model|objectives|finetune|benchmarks)/[\w/]+\.\w+", text))
+    named = set(
+        re.findall(r"\b(?:configs|data|train|model|objectives|finetune|benchmarks)/[\w/]+\.\w+", text)
+    )
     assert named and not [name for name in named if not (ROOT / name).exists()]
     for module in set(re.findall(r"python -m ([\w.]+)", text)):
         path = ROOT / module.replace(".", "/")

@@ -23,7 +23,16 @@ def bert_network(objective):
 
 
 def gpt_network(objective):
-    config = Gpt2Config(vocab_size=VOCAB, layers=2, width=32, heads=2, mlp_width=64, max_positions=32, dropout=0.0, attention_dropout=0.0)
+    config = Gpt2Config(
+        vocab_size=VOCAB,
+        layers=2,
+        width=32,
+        heads=2,
+        mlp_width=64,
+        max_positions=32,
+        dropout=0.0,
+        attention_dropout=0.0,
+    )
     return Network(config.build(), objective.heads(config))
 
 
@@ -34,7 +43,9 @@ def rows_of(case, steps, ways, splits):
     objective = CASES[case][0]()
     stream = RaggedStream(batch_size=32)
     batches = [stream.batch(i) for i in range(steps)]
-    return certify(CASES[case][1](objective), objective, batches, Optimizer(learning_rate=1e-3), ways=ways, splits=splits)
+    return certify(
+        CASES[case][1](objective), objective, batches, Optimizer(learning_rate=1e-3), ways=ways, splits=splits
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,7 +75,9 @@ class MeanOfMeans(MaskedLM):
 def test_the_certificate_catches_a_mean_of_means():
     objective = MeanOfMeans(**{f.name: getattr(masked_lm(), f.name) for f in dataclasses.fields(MaskedLM)})
     batches = [RaggedStream().batch(0)]
-    rows = certify(bert_network(objective), objective, batches, Optimizer(), ways={"pmap": Pmap()}, splits=(1,))
+    rows = certify(
+        bert_network(objective), objective, batches, Optimizer(), ways={"pmap": Pmap()}, splits=(1,)
+    )
     assert not rows[0].agrees and rows[0].gradient > 1e-3
 
 

@@ -46,7 +46,10 @@ def test_a_resumed_run_ends_bitwise_equal(tmp_path, launcher):
     assert max(saved_steps(broken / "checkpoints")) == 4
     run(config, parts(), broken)
     assert_bitwise(leaves(whole, 6), leaves(broken, 6))
-    same = [[(r["step"], r.get("train/loss"), r.get("eval/nll")) for r in read_rows(w / "metrics.jsonl")] for w in (whole, broken)]
+    same = [
+        [(r["step"], r.get("train/loss"), r.get("eval/nll")) for r in read_rows(w / "metrics.jsonl")]
+        for w in (whole, broken)
+    ]
     assert same[0] == same[1]
 
 
@@ -64,7 +67,10 @@ def test_another_seed_is_another_run(tmp_path):
 
 
 def damage(workdir, step):
-    file = max((p for p in (workdir / "checkpoints" / str(step) / "params").rglob("*") if p.is_file()), key=os.path.getsize)
+    file = max(
+        (p for p in (workdir / "checkpoints" / str(step) / "params").rglob("*") if p.is_file()),
+        key=os.path.getsize,
+    )
     with file.open("r+b") as f:
         f.truncate(file.stat().st_size // 2)
     return file

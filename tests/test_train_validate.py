@@ -16,13 +16,25 @@ from train.optimizer import Optimizer, decay_mask, depth_multipliers
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: check_run(settings(batch_size=12, launcher=Pmap()), masked_lm()), "12 is not divisible by 8 .* 1 .* = 8"),
-        (lambda: check_run(settings(batch_size=16, microbatches=4), masked_lm()), "16 is not divisible by 8 .* 4 .* = 32"),
+        (
+            lambda: check_run(settings(batch_size=12, launcher=Pmap()), masked_lm()),
+            "12 is not divisible by 8 .* 1 .* = 8",
+        ),
+        (
+            lambda: check_run(settings(batch_size=16, microbatches=4), masked_lm()),
+            "16 is not divisible by 8 .* 4 .* = 32",
+        ),
         (lambda: check_run(settings(launcher=Mesh(fsdp=3)), masked_lm()), "covers 6 devices but there are 8"),
         (lambda: settings(batch_size=10, microbatches=4), "batch_size 10 is not divisible by microbatches 4"),
         (lambda: settings(patience=2), "patience is 2 but best is empty"),
-        (lambda: check_model(encoder(), masked_lm(), 33), "data.length 33 is longer than model.max_positions 32"),
-        (lambda: check_model(encoder(), MaskedLM(mask_id=64, max_segments=1), 32), "mask_id 64 .* vocabulary of 64"),
+        (
+            lambda: check_model(encoder(), masked_lm(), 33),
+            "data.length 33 is longer than model.max_positions 32",
+        ),
+        (
+            lambda: check_model(encoder(), MaskedLM(mask_id=64, max_segments=1), 32),
+            "mask_id 64 .* vocabulary of 64",
+        ),
         (lambda: encoder(heads=3), "width 16 is not divisible by heads 3"),
         (lambda: Optimizer(warmup=0.9, decay=0.2), "warmup 0.9 and optimizer.decay 0.2"),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),

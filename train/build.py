@@ -71,7 +71,9 @@ def build(experiment: Experiment) -> Built:
 def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
     """The tokenised corpora to mix, all with one tokenizer."""
     data = experiment.data
-    how: Path | TrainTokenizer = TrainTokenizer(vocab_size=experiment.model.vocab_size, lowercase=data.lowercase)
+    how: Path | TrainTokenizer = TrainTokenizer(
+        vocab_size=experiment.model.vocab_size, lowercase=data.lowercase
+    )
     if data.tokenizer:
         how = Path(data.tokenizer).expanduser()
     whole = prepare(data.files, tokenizer=how)

@@ -94,7 +94,9 @@ def certify(
     rows = []
     for name, launcher in ways.items():
         for microbatches in splits:
-            run = functools.partial(_launched, launcher, network, functools.partial(step, microbatches=microbatches))
+            run = functools.partial(
+                _launched, launcher, network, functools.partial(step, microbatches=microbatches)
+            )
             losses = run(tx, params, batches, rng)[0]
             gaps = []
             for (point, batch), expected in zip(points, reference, strict=True):
@@ -109,7 +111,9 @@ def _state(params: Any, rng: jax.Array, tx: optax.GradientTransformation) -> Any
     return create_state(params, rng, tx=tx, adapter=FULL)
 
 
-def _on_one_device(step: Any, params: Any, batches: Sequence[HostBatch], rng: Any, tx: Any) -> tuple[Any, Any]:
+def _on_one_device(
+    step: Any, params: Any, batches: Sequence[HostBatch], rng: Any, tx: Any
+) -> tuple[Any, Any]:
     state, losses, compiled = _state(params, rng, tx), [], jax.jit(step)
     for batch in batches:
         state, sums = compiled(state, dict(batch), rng)
@@ -118,12 +122,22 @@ def _on_one_device(step: Any, params: Any, batches: Sequence[HostBatch], rng: An
 
 
 def _launched(
-    launcher: Launcher, network: Network, step: Any, tx: Any, params: Any, batches: Sequence[HostBatch], rng: Any
+    launcher: Launcher,
+    network: Network,
+    step: Any,
+    tx: Any,
+    params: Any,
+    batches: Sequence[HostBatch],
+    rng: Any,
 ) -> tuple[list[float], Any]:
     create = functools.partial(create_state, tx=tx, adapter=FULL)
     shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
     state = launcher.enter(jax.jit(create, out_shardings=shardings)(params, rng))
-    compiled, key, losses = launcher.compile(functools.partial(step, tx=tx), donate=False), launcher.replicate(rng), []
+    compiled, key, losses = (
+        launcher.compile(functools.partial(step, tx=tx), donate=False),
+        launcher.replicate(rng),
+        [],
+    )
     for batch in batches:
         rows = launcher.local_rows(len(batch["tokens"]))
         state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
@@ -133,14 +147,19 @@ def _launched(
 
 def _gap(got: Any, expected: Any) -> float:
     scale = max(float(np.max(np.abs(x))) for x in jax.tree.leaves(expected))
-    return max(float(np.max(np.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (got, expected)), strict=True)) / scale
+    return (
+        max(float(np.max(np.abs(a - b))) for a, b in zip(*map(jax.tree.leaves, (got, expected)), strict=True))
+        / scale
+    )
 
 
 def table(rows: Sequence[Row], title: str) -> Table:
     """The certificate as a table."""
     out = Table(title=title)
     for column in ("launcher", "microbatches", "loss difference", "gradient difference", "agrees"):
-        out.add_column(column, justify="right" if "difference" in column or column == "microbatches" else "left")
+        out.add_column(
+            column, justify="right" if "difference" in column or column == "microbatches" else "left"
+        )
     for row in rows:
         verdict = "yes" if row.agrees else "NO"
         out.add_row(row.launcher, str(row.microbatches), f"{row.loss:.1e}", f"{row.gradient:.1e}", verdict)
@@ -152,7 +171,9 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("usage: python -m train.certificate CONFIG.py [--steps 20]")
     if jax.default_backend() == "cpu" and jax.device_count() < 8:
-        raise ValueError("on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 to simulate 8 devices")
+        raise ValueError(
+            "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 to simulate 8 devices"
+        )
     steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 20
     experiment: Experiment = load_config(arguments[0])
     exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")

@@ -34,7 +34,9 @@ class Checkpoints:
         # Orbax and absl report every save at INFO; a run's own lines should not drown in them.
         logging.getLogger("absl").setLevel(logging.ERROR)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "train", "host"))
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=("params", "train", "host")
+        )
         self._hasher = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint-hash")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -105,7 +107,9 @@ class Checkpoints:
         params = {k: tree.pop(k) for k in ("trainable", "frozen") if k in tree}
         restored = self._manager.restore(
             step,
-            args=ocp.args.Composite(params=_restore_args(params), train=_restore_args(tree), host=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(
+                params=_restore_args(params), train=_restore_args(tree), host=ocp.args.JsonRestore()
+            ),
         )
         leaves = {**flat(restored["params"]), **flat(restored["train"])}
         state = jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_names(path)], abstract)

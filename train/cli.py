@@ -39,7 +39,10 @@ def load_config(path: str) -> Any:
 def parse(experiment: T, arguments: Sequence[str], program: str) -> tuple[T, Path]:
     """The experiment with the command line's overrides, and `--workdir`; `--help` lists every field."""
     fields: list[tuple[str, Any]] = [
-        ("workdir", Annotated[Path, tyro.conf.arg(help="The run folder: checkpoints, metrics and configuration.")]),
+        (
+            "workdir",
+            Annotated[Path, tyro.conf.arg(help="The run folder: checkpoints, metrics and configuration.")],
+        ),
         ("experiment", Annotated[type(experiment), tyro.conf.arg(name="")]),
     ]
     kind: Any = dataclasses.make_dataclass("Arguments", fields, frozen=True)

@@ -25,7 +25,9 @@ def encode(value: Any) -> Any:
         return {str(k): encode(v) for k, v in value.items()}
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise TypeError(f"a configuration holds {value!r} of type {type(value).__name__}, which JSON cannot carry")
+    raise TypeError(
+        f"a configuration holds {value!r} of type {type(value).__name__}, which JSON cannot carry"
+    )
 
 
 def decode(value: Any) -> Any:
@@ -42,11 +44,15 @@ def decode(value: Any) -> Any:
         return {k: decode(v) for k, v in value.items()}
     module, _, name = value["type"].partition(":")
     if module.split(".")[0] not in ROOMS:
-        raise ValueError(f"the stored configuration names {value['type']!r}, which is not in {', '.join(ROOMS)}")
+        raise ValueError(
+            f"the stored configuration names {value['type']!r}, which is not in {', '.join(ROOMS)}"
+        )
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"the stored configuration names {value['type']!r}, which this version lacks: {error}") from error
+        raise ValueError(
+            f"the stored configuration names {value['type']!r}, which this version lacks: {error}"
+        ) from error
     if not dataclasses.is_dataclass(kind):
         raise ValueError(f"the stored configuration names {value['type']!r}, which is no dataclass")
     fields = {k: decode(v) for k, v in value.items() if k != "type"}
@@ -84,6 +90,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing: {path.parent} is not a run folder, or not a whole one") from error
+        raise FileNotFoundError(
+            f"{path} is missing: {path.parent} is not a run folder, or not a whole one"
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -45,9 +45,13 @@ class Run:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.batch_size % self.microbatches:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}"
+            )
         if self.patience and not self.best:
-            raise ValueError(f"patience is {self.patience} but best is empty: name the evaluation metric to watch")
+            raise ValueError(
+                f"patience is {self.patience} but best is empty: name the evaluation metric to watch"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,9 @@ class TextData:
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.files):
-            raise ValueError(f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}")
+            raise ValueError(
+                f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}"
+            )
         if not 0 < self.held_out < 1:
             raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")
 

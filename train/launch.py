@@ -77,7 +77,8 @@ class Pmap:
         """This process's rows -> [devices, rows per device, ...]."""
         sharding, n = self._sharding("devices"), jax.local_device_count()
         return {
-            k: jax.make_array_from_process_local_data(sharding, v.reshape(n, -1, *v.shape[1:])) for k, v in batch.items()
+            k: jax.make_array_from_process_local_data(sharding, v.reshape(n, -1, *v.shape[1:]))
+            for k, v in batch.items()
         }
 
     def replicate(self, tree: Tree) -> Tree:
@@ -167,7 +168,9 @@ class Mesh:
 
     def compile(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """Jit `step(state, batch, rng)`; shardings follow from the arguments."""
-        return jax.jit(lambda state, batch, rng: step(state, batch, rng), donate_argnums=(0,) if donate else ())
+        return jax.jit(
+            lambda state, batch, rng: step(state, batch, rng), donate_argnums=(0,) if donate else ()
+        )
 
     def _rows(self) -> NamedSharding:
         return self._sharding(("data", "fsdp"))

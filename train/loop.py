@@ -115,7 +115,9 @@ def _programs(
         train=launcher.compile(train, donate=True),
         evaluate=launcher.compile(functools.partial(eval_step, **shared), donate=False),
         params_shardings=params_shardings,
-        state_shapes=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
+        state_shapes=jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        ),
     )
 
 

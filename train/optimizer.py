@@ -111,7 +111,9 @@ def decay_mask(params: Params) -> Params:
         for pattern, decays in DECAY_RULES:
             if re.search(pattern, name):
                 return decays
-        raise ValueError(f"no weight-decay rule covers the parameter {name} {leaf.shape}: add one to DECAY_RULES")
+        raise ValueError(
+            f"no weight-decay rule covers the parameter {name} {leaf.shape}: add one to DECAY_RULES"
+        )
 
     return jax.tree_util.tree_map_with_path(decide, params)
 

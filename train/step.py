@@ -88,7 +88,9 @@ def train_step(
 
     def loss(trainable: Params, rows: Batch, index: jax.Array) -> tuple[jax.Array, LossOut]:
         out = forward(trainable, rows, index)
-        parts = [objective.coefficients()[k] * _safe_divide(s, weight_sums[k]) for k, (s, _) in out.terms.items()]
+        parts = [
+            objective.coefficients()[k] * _safe_divide(s, weight_sums[k]) for k, (s, _) in out.terms.items()
+        ]
         return jnp.sum(jnp.stack(parts)), out
 
     (_, out), grads = _scan_sum(lambda x: jax.value_and_grad(loss, has_aux=True)(state.trainable, *x), micro)
@@ -124,7 +126,13 @@ def _update(
     )
     bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
     next_state = TrainState(state.step + keep, trainable, state.frozen, opt_state, bad_step)
-    sums = {**out.terms, **out.metrics, "loss": (total, one), "grad_norm": (grad_norm, one), "tokens": (tokens, one)}
+    sums = {
+        **out.terms,
+        **out.metrics,
+        "loss": (total, one),
+        "grad_norm": (grad_norm, one),
+        "tokens": (tokens, one),
+    }
     return next_state, sums
 
 

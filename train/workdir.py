@@ -33,11 +33,14 @@ def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> N
         lines = [d for d in differences(stored, described) if not _may_change(d)]
         if lines:
             raise ValueError(
-                f"{workdir} holds another experiment; choose another --workdir, or undo:\n  " + "\n  ".join(lines[:20])
+                f"{workdir} holds another experiment; choose another --workdir, or undo:\n  "
+                + "\n  ".join(lines[:20])
             )
         return
     if workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another")
+        raise ValueError(
+            f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         tokenizer.save(workdir / "tokenizer.model")
