@@ -112,6 +112,12 @@ def some_token(batch: HostBatch) -> tuple[int, int]:
     return int(row), int(at)
 
 
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def encode(network: Network, params: Params, batch: Batch) -> jax.Array:
+    """Hidden states [B, L, D] of the batch's own tokens."""
+    return network.bind(params).encode(batch["tokens"], batch)
+
+
 class Watched(BoundNetwork):
     """Reads its own tokens whatever it is asked to encode, and adds `nudge` to what comes out."""
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
@@ -26,6 +25,7 @@ from objectives.measuring import (
     corruption,
     corrupts,
     difference,
+    encode,
     evaluate,
     fresh,
     gradient_norm,
@@ -218,17 +218,15 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
     changed = {**batch, "tokens": batch["tokens"].copy()}
     changed["tokens"][row, at] = 7 + (changed["tokens"][row, at] - 6) % (config.vocab_size - 7)
 
-    hidden, hidden_changed = (
-        network.bind(params).encode(b["tokens"], b) for b in map(on_device, (batch, changed))
-    )
-    leak = float(jnp.max(jnp.abs(hidden - hidden_changed)[row, :at]))
+    hidden, hidden_changed = (encode(network, params, b) for b in (batch, changed))
+    leak = float(np.max(np.abs(hidden - hidden_changed)[row, :at]))
     if leak > 0:
         return _verdict(
             name, leak, 0.0, f"hidden states before token {at} changed with it: the backbone looks ahead"
         )
 
     def gradient(targets: HostBatch) -> np.ndarray:
-        return np.asarray(hidden_gradient(objective, network, params, on_device(batch), on_device(targets)))
+        return np.asarray(hidden_gradient(objective, network, params, batch, targets))
 
     flow_BL = np.abs(gradient(changed) - gradient(batch)).max(axis=-1)
     past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()

@@ -1,0 +1,175 @@
+"""Masking: exact counts, claimed rates, uniform places, nothing dropped, the same under any layout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.encoder import EncoderConfig
+from objectives.masked_lm import MaskedLM, _count_tables
+from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of
+from objectives.randomness import token_bits
+
+CONFIG = EncoderConfig(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=512)
+
+
+def _batch(sizes_by_row, length, seed=0, specials=True):
+    rng = np.random.default_rng(seed)
+    shape = (len(sizes_by_row), length)
+    tokens, segments, positions = (np.zeros(shape, np.int32) for _ in range(3))
+    for row, sizes in enumerate(sizes_by_row):
+        start = 0
+        for number, size in enumerate(sizes):
+            here = slice(start, start + size)
+            tokens[row, here] = rng.integers(7, 64, size)
+            if specials and size > 1:
+                tokens[row, start], tokens[row, start + size - 1] = 2, 3
+            segments[row, here], positions[row, here] = number + 1, np.arange(size)
+            start += size
+    ids = np.arange(len(sizes_by_row), dtype=np.int32) + 100
+    return {
+        k: jnp.asarray(v)
+        for k, v in dict(tokens=tokens, segment_ids=segments, positions=positions, example_ids=ids).items()
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _corrupt(objective, batch, rng):
+    return objective.corrupt(CONFIG, batch, rng)
+
+
+def _scored(objective, batch, seed=0):
+    """[B, L] how often each position is scored."""
+    plan = _corrupt(objective, batch, jax.random.key(seed)).plan
+    rows = np.arange(batch["tokens"].shape[0])[:, None]
+    scored = np.zeros(batch["tokens"].shape)
+    np.add.at(scored, (rows, np.asarray(plan["positions"])), np.asarray(plan["weights"]))
+    return scored
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.3, 1.0])
+@pytest.mark.parametrize("cap_rate", [20 / 128, 1.0])
+def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
+    rows = [(128,), (1, 2, 3, 4, 5, 6, 50), (17,) * 7, (3, 4) * 4, (1,) * 8, ()]
+    batch = _batch(rows, 128)
+    objective = MaskedLM(mask_id=4, max_segments=8, rate=rate, cap_rate=cap_rate)
+    scored = _scored(objective, batch)
+    assert scored.max() <= 1
+    assert not np.any(scored[np.asarray(batch["tokens"]) < 7])
+    for row, sizes in enumerate(rows):
+        for number, size in enumerate(sizes):
+            ordinary = size - 2 if size > 1 else size
+            wanted = max(1, round(rate * ordinary)) if ordinary else 0
+            here = np.asarray(batch["segment_ids"][row]) == number + 1
+            assert scored[row, here].sum() == min(wanted, int(np.ceil(cap_rate * size - 1e-9))), (row, number)
+
+
+def test_bert_scores_at_most_20_of_128_and_80_of_512():
+    for length, cap in ((128, 20), (512, 80)):
+        batch = _batch([(length,)], length, specials=False)
+        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4), batch).sum() == cap
+
+
+@pytest.mark.parametrize(("length", "segments"), [(128, 1), (128, 8), (40, 5), (20, 30), (64, 64)])
+@pytest.mark.parametrize(
+    ("rate", "cap_rate"), [(0.15, 20 / 128), (0.15, 1.0), (0.4, 0.3), (1.0, 1.0), (0.01, 0.01)]
+)
+def test_columns_are_the_exact_bound(length, segments, rate, cap_rate):
+    best = np.minimum(*_count_tables(rate, cap_rate, length))
+    reach = np.zeros(length + 1, int)
+    for _ in range(segments):
+        reach = np.array([max(reach[n - k] + best[k] for k in range(n + 1)) for n in range(length + 1)])
+    objective = MaskedLM(mask_id=4, max_segments=segments, rate=rate, cap_rate=cap_rate)
+    assert objective.scored_positions(length) == reach.max()
+
+
+def test_rates_and_places_over_many_steps():
+    batch = _batch([(64, 30), (10, 80)] * 4, 96)
+    objective = MaskedLM(mask_id=4, max_segments=2)
+
+    def one(rng):
+        corrupted = objective.corrupt(CONFIG, batch, rng)
+        rows = jnp.arange(8)[:, None]
+        scored = jnp.zeros((8, 96)).at[rows, corrupted.plan["positions"]].add(corrupted.plan["weights"])
+        return objective.corruption_claims(CONFIG, batch, corrupted), scored
+
+    total = jax.jit(lambda rngs: jax.tree.map(lambda x: x.sum(0), jax.lax.map(one, rngs)))
+    claims, scored = jax.device_get(total(jax.random.split(jax.random.key(5), 1500)))
+    for claim, (observed, expected) in claims.items():
+        assert observed.sum() > 10_000 and chi_square_p(observed, expected) > 1e-3, claim
+    ordinary = np.asarray(batch["tokens"]) >= 7
+    for row in range(8):
+        for segment in (1, 2):
+            counts = scored[row, ordinary[row] & (np.asarray(batch["segment_ids"][row]) == segment)]
+            # Without replacement counts vary less than chi-square allows: only the upper side can fail.
+            assert chi_square_p(counts, np.full(len(counts), counts.mean())) > 1e-3
+
+
+def test_a_segment_is_masked_alike_wherever_it_lies():
+    objective = MaskedLM(mask_id=4, max_segments=3)
+    batch = _batch([(20, 30, 10), (40,)], 64)
+    here = np.asarray(_corrupt(objective, batch, jax.random.key(3)).tokens_BL)
+    # Segment 2 of row 0, alone in a longer row that lies second: same example id, segment id, positions.
+    tokens, segments, positions = (np.zeros((2, 100), np.int32) for _ in range(3))
+    tokens[1, 5:35], segments[1, 5:35] = np.asarray(batch["tokens"])[0, 20:50], 2
+    positions[1, 5:35] = np.arange(30)
+    moved = dict(tokens=tokens, segment_ids=segments, positions=positions, example_ids=np.array([7, 100]))
+    there = _corrupt(objective, moved, jax.random.key(3)).tokens_BL
+    np.testing.assert_array_equal(here[0, 20:50], np.asarray(there)[1, 5:35])
+    assert np.any(here[0, 20:50] != np.asarray(batch["tokens"])[0, 20:50])
+
+
+def test_steps_examples_and_segments_are_masked_differently():
+    objective = MaskedLM(mask_id=4, max_segments=2)
+    batch = _batch([(40, 40), (40, 40)], 80)
+    one, other = _scored(objective, batch, seed=0), _scored(objective, batch, seed=1)
+    assert np.any(one != other)
+    assert np.any(one[0] != one[1]) and np.any(one[:, :40] != one[:, 40:])
+
+
+def test_every_key_implementation_draws_per_token():
+    batch = _batch([(10,), (10,)], 10)
+    for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
+        bits = np.asarray(token_bits(jax.random.key(0, impl=impl), batch, 2))
+        flipped = {k: v[::-1] for k, v in batch.items()}
+        again = np.asarray(token_bits(jax.random.key(0, impl=impl), flipped, 2))
+        np.testing.assert_array_equal(bits, again[::-1])
+        assert len(np.unique(bits)) == bits.size
+
+
+def test_gathering_changes_nothing_but_the_work():
+    batch = _batch([(20, 30, 10), (40,), ()], 64)
+    losses = []
+    for gather in (True, False):
+        objective = MaskedLM(mask_id=4, max_segments=3, gather=gather)
+        network = network_of(objective, CONFIG)
+        losses.append(evaluate(objective, network, fresh(network), batch))
+    for a, b in zip(*map(jax.tree.leaves, losses), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_more_segments_than_declared_is_no_silent_loss():
+    objective = MaskedLM(mask_id=4, max_segments=2)
+    network = network_of(objective, CONFIG)
+    out, _ = evaluate(objective, network, fresh(network), _batch([(8, 8, 8), (), ()], 64))
+    assert np.isnan(out.terms["nll"][0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(mask_id=64), "mask_id 64 is outside"),
+        (dict(mask_id=9), "mask_id 9 is not below first_ordinary_id 7"),
+        (dict(mask_id=4, first_ordinary_id=64), "leaves no ordinary token"),
+    ],
+)
+def test_impossible_vocabularies_are_refused_early(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MaskedLM(max_segments=1, **fields).check(CONFIG, 32)
+
+
+def test_impossible_shares_are_refused():
+    with pytest.raises(ValueError, match="must not exceed 1"):
+        MaskedLM(mask_id=4, max_segments=1, mask_share=0.9, random_share=0.2)
