@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from model.network import Network
 from objectives.masked_lm import MaskedLM
 from tests.tiny import encoder, masked_lm, settings
 from train.build import check_model, check_run
@@ -69,21 +72,14 @@ def test_a_stored_configuration_cannot_name_arbitrary_code(name):
 
 
 def test_every_parameter_is_covered_by_a_decay_rule():
-    from model.network import Network
-    from objectives.causal_lm import CausalLM  # noqa: F401
-    import jax
-
-    for make in (encoder,):
-        network = Network(make().build(), masked_lm().heads(make()))
-        mask = decay_mask(jax.eval_shape(network.init, jax.random.key(0)))
-        assert mask["backbone"]["embed"]["tokens"] and not mask["heads"]["masked_lm"]["bias"]
+    network = Network(encoder().build(), masked_lm().heads(encoder()))
+    mask = decay_mask(jax.eval_shape(network.init, jax.random.key(0)))
+    assert mask["backbone"]["embed"]["tokens"] and not mask["heads"]["masked_lm"]["bias"]
     with pytest.raises(ValueError, match="no weight-decay rule covers the parameter backbone/mystery"):
-        decay_mask({"backbone": {"mystery": jax.numpy.zeros(3)}})
+        decay_mask({"backbone": {"mystery": jnp.zeros(3)}})
 
 
 def test_layer_decay_falls_with_depth_along_the_stack():
-    import jax.numpy as jnp
-
     params = {
         "backbone": {"embed": {"tokens": jnp.zeros((5, 2))}, "layers": {"kernel": jnp.zeros((3, 2, 2))}},
         "heads": {"x": {"kernel": jnp.zeros((2, 2))}},

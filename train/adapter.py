@@ -5,6 +5,7 @@ optimizer or where parameters come from. Further adapters live in `finetune/adap
 """
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 import jax
@@ -12,7 +13,7 @@ import jax
 Params = Any
 
 
-class Adapter(Protocol):
+class Adapter(Hashable, Protocol):
     """Splits parameters into trained and frozen ones, and merges them back for the forward pass."""
 
     def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from train.describe import read_json, write_json
 from train.state import TrainState
@@ -82,7 +83,7 @@ class Checkpoints:
                 if found is None or step > found:
                     self._set_aside(step)
         if jax.process_count() > 1:
-            jax.experimental.multihost_utils.sync_global_devices("checkpoints set aside")
+            multihost_utils.sync_global_devices("checkpoints set aside")
         self._manager.reload()
         return found
 

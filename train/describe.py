@@ -62,7 +62,8 @@ def decode(value: Any) -> Any:
             f"{value['type']} was stored with fields {sorted(fields)} but this version has {sorted(known)}: "
             f"differing are {sorted(fields.keys() ^ known)}"
         )
-    return kind(**fields)
+    build: Any = kind
+    return build(**fields)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -50,15 +50,19 @@ def _count(jaxpr: core.Jaxpr) -> int:
     return sum(_count_equation(e) for e in jaxpr.eqns)
 
 
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
+
+
 def _count_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
-        lhs = equation.invars[0].aval.shape
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[i] for i in contract)
+        lhs = _shape(equation.invars[0])
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(lhs[i] for i in contract)
     if name == "conv_general_dilated":
-        kernel, out_dim = equation.invars[1].aval.shape, params["dimension_numbers"].rhs_spec[0]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_dim]
+        kernel, out_dim = _shape(equation.invars[1]), params["dimension_numbers"].rhs_spec[0]
+        return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // kernel[out_dim]
     times = params["length"] if name == "scan" else 1
     if name == "cond":
         return max(_count(b.jaxpr) for b in params["branches"])

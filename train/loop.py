@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from model.network import Network
@@ -107,7 +106,7 @@ def _programs(
     params_shardings = launcher.shardings(params_shapes, axes)
     shapes = jax.eval_shape(create, params_shapes, key)
     shardings = launcher.shardings(shapes, axes)
-    shared = {"network": network, "objective": objective, "adapter": adapter}
+    shared: dict[str, Any] = {"network": network, "objective": objective, "adapter": adapter}
     train = functools.partial(train_step, **shared, tx=tx, microbatches=microbatches)
     return _Programs(
         init=jax.jit(network.init, out_shardings=params_shardings),

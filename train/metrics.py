@@ -23,7 +23,7 @@ def add(total: dict[str, tuple[float, float]], sums: Sums) -> None:
 
 
 def means(total: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """sum / weight; what had no weight is left out rather than reported as a number."""
+    """Divide sum by weight; what had no weight is left out rather than reported as a number."""
     return {name: value / weight for name, (value, weight) in total.items() if weight > 0}
 
 

@@ -37,7 +37,7 @@ def _scan_sum(function: Any, xs: Any) -> Any:
 
 
 def _safe_divide(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """total / weight, and 0 where nothing was weighted."""
+    """Total over weight, and 0 where nothing was weighted."""
     return jnp.where(weight > 0, total / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
