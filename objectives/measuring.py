@@ -158,8 +158,8 @@ def chi_square_p(observed: np.ndarray, expected: np.ndarray) -> float:
 
     By the approximation of Wilson and Hilferty (1931), good to a few percent of p.
 
-    >>> round(chi_square_p(np.array([60.0, 20.0, 20.0]), np.array([50.0, 25.0, 25.0])), 3)  # exactly exp(-2)
-    0.136
+    >>> round(chi_square_p(np.array([60.0, 20.0, 20.0]), np.array([50.0, 25.0, 25.0])), 3)  # exp(-2) = 0.135
+    0.133
     """
     if np.any((expected <= 0) & (observed > 0)):
         return 0.0
