@@ -73,6 +73,10 @@ class Objective:
         """How many consecutive segments of a row belong together; units never see each other."""
         return 1
 
+    def segment_limit(self) -> int | None:
+        """Most packed segments of a row that it can score; None is any number."""
+        return None
+
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """The modules it needs on top of a backbone of this config, by name."""
         return ()

@@ -97,6 +97,10 @@ class MaskedLM(Objective):
         if self.max_segments < 1:
             raise ValueError(f"max_segments {self.max_segments} is below 1")
 
+    def segment_limit(self) -> int | None:
+        """As many as it was made for."""
+        return self.max_segments
+
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """BERT's transform, and the bias over the vocabulary."""
         return (("masked_lm", MaskedLMHead(config)),)

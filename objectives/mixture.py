@@ -98,6 +98,10 @@ class Mixture(Objective):
         """Enough for every part."""
         return math.lcm(*(part.segments_per_unit() for _, part, _ in self.parts))
 
+    def segment_limit(self) -> int | None:
+        """The least of its parts."""
+        return min((limit for _, part, _ in self.parts if (limit := part.segment_limit()) is not None), default=None)
+
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """Those of all parts; parts may share a head by giving it one name and one definition."""
         merged: dict[str, nn.Module] = {}
@@ -129,7 +133,7 @@ class Mixture(Objective):
         """Every part, and that all mean the same rows."""
         for _, part, _ in self.parts:
             part.check(config, length)
-        limits = {n: p.max_segments for n, p, _ in self.parts if hasattr(p, "max_segments")}
+        limits = {n: limit for n, p, _ in self.parts if (limit := p.segment_limit()) is not None}
         if len(set(limits.values())) > 1:
             raise ValueError(f"parts disagree on max_segments: {limits}")
 

@@ -84,7 +84,7 @@ class NeighbourWords(Objective):
     pooling: Pooling = "mean"
     """What stands for a segment: the mean of its tokens or its first token."""
     subsample: float = 1e-4
-    """t above: words more frequent than this weigh less (measured best among 1e-4 and 1e-5 within noise)."""
+    """t above: words more frequent than this weigh less (1e-4 and 1e-5 were equal within noise)."""
     first_ordinary_id: int = 7
     """Ids below are special and never predicted."""
 
@@ -119,6 +119,10 @@ class NeighbourWords(Objective):
     def segments_per_unit(self) -> int:
         """The segments of one document."""
         return self.segments_per_document
+
+    def segment_limit(self) -> int | None:
+        """As many as it was made for."""
+        return self.max_segments
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """A transform and a bias of its own, on the tied table."""

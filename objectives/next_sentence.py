@@ -87,6 +87,10 @@ class NextSentence(Objective):
             length=self.length, shortest=self.shortest_pair, longest=self.longest_pair, most=self.max_segments
         )
 
+    def segment_limit(self) -> int | None:
+        """As many as it was made for."""
+        return self.max_segments
+
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """BERT's pooler and a linear map to two classes."""
         return (("pooler", Pooler(config)), ("next_sentence", Classifier(config, 2)))

@@ -40,6 +40,7 @@ def build(experiment: Experiment) -> Built:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
     """
     check_model(experiment.model, experiment.objective, experiment.data.length)
+    check_segments(experiment.objective, experiment.data.max_segments)
     check_run(experiment, experiment.objective)
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
@@ -100,6 +101,16 @@ def check_model(model: TransformerConfig, objective: Objective, length: int) -> 
             "model more positions"
         )
     objective.check(model, length)
+
+
+def check_segments(objective: Objective, max_segments: int) -> None:
+    """An objective that gathers per segment must know as many as the rows may hold."""
+    limit = objective.segment_limit()
+    if limit is not None and limit < max_segments:
+        raise ValueError(
+            f"data.max_segments {max_segments} is above the objective's max_segments {limit}: rows could hold segments "
+            "that it cannot score; set both alike"
+        )
 
 
 def check_run(run: Run, objective: Objective) -> None:
