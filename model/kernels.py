@@ -156,7 +156,7 @@ def _per_device(local: Callable[..., jax.Array], shape: tuple[int, ...]) -> Call
     """Run a kernel that the partitioner cannot split on each device's own rows and heads.
 
     Which mesh axes split them is said by the launcher: a mesh in context (jax.sharding.use_abstract_mesh)
-    and flax's logical_axis_rules for "batch" and "heads". Without a mesh, or in pmap, arrays are local already.
+    and flax's logical_axis_rules for "batch" and "heads". Without a mesh, or in pmap, arrays are local.
     """
     mesh = jax.sharding.get_abstract_mesh()
     free = {n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}

@@ -1,0 +1,461 @@
+"""The model room: published sizes, who sees whom, gradients under every policy, and what configs refuse."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from model import bert, encoder, gpt2
+from model.bert import BertConfig
+from model.encoder import EncoderConfig
+from model.gpt2 import Gpt2Config
+from model.heads import Classifier, MaskedLMHead, Pooler
+from model.layers import Dropout
+from model.network import Network
+
+SMALL = {"vocab_size": 61, "layers": 2, "width": 32, "heads": 2, "mlp_width": 48, "max_positions": 32}
+STILL = {"dropout": 0.0, "attention_dropout": 0.0}
+CONFIGS = {
+    "bert": BertConfig(**SMALL, **STILL),
+    "gpt2": Gpt2Config(**SMALL, **STILL),
+    "encoder": EncoderConfig(**SMALL),
+}
+each_model = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def count(config, *heads) -> int:
+    network = Network(config.build(), tuple((f"head{i}", head) for i, head in enumerate(heads)))
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@functools.cache
+def restless(config):
+    """Parameters far from their initial values, so that no zero bias or unit scale hides a fault."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(Network(config.build()).init, jax.random.key(0))
+
+    def draw(path, leaf):
+        mean, spread = (1.0, 0.1) if path[-1].key == "scale" else (0.0, leaf.shape[-1] ** -0.5)
+        return random.normal(mean, spread, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def packed(lengths, length=12):
+    """One row per list of segment lengths; what is left over is padding. No token repeats within a row."""
+    random = np.random.default_rng(0)
+    names = ("segment_ids", "positions", "type_ids")
+    batch = {name: np.zeros((len(lengths), length), np.int32) for name in names}
+    for row, segments in enumerate(lengths):
+        start = 0
+        for index, n in enumerate(segments):
+            batch["segment_ids"][row, start : start + n] = index + 1
+            batch["positions"][row, start : start + n] = np.arange(n)
+            batch["type_ids"][row, start : start + n] = np.arange(n) >= n // 2
+            start += n
+    rows = [random.permutation(SMALL["vocab_size"])[:length] for _ in lengths]
+    return batch | {"tokens": np.array(rows, np.int32)}
+
+
+# Compiled once per config and shape, and not optimised: most of this file's time would be compilation.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def encode(config, params, batch, dropout_rng=None):
+    return Network(config.build()).bind(params, dropout_rng).encode(batch["tokens"], batch)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def loss_and_grad(config, params, batch, weights_BLD):
+    def loss(params):
+        hidden_BLD = Network(config.build()).bind(params).encode(batch["tokens"], batch)
+        return jnp.sum(hidden_BLD.astype(jnp.float32) * weights_BLD)
+
+    return jax.value_and_grad(loss)(params)
+
+
+def weights_for(batch):
+    """A different weight for every feature of every real token."""
+    shape = (*batch["tokens"].shape, SMALL["width"])
+    weights_BLD = np.random.default_rng(1).normal(size=shape) * (batch["segment_ids"] != 0)[..., None]
+    return weights_BLD.astype(np.float32)
+
+
+BATCH = packed([[6, 4], [9]])
+
+
+def assert_trees_close(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+# Sizes: google-research/bert, fairseq and openai/gpt-2, counted from the published tables.
+
+
+@pytest.mark.parametrize(
+    ("preset", "with_pooler"),
+    [
+        (bert.bert_tiny, 4_385_920),
+        (bert.bert_mini, 11_170_560),
+        (bert.bert_small, 28_763_648),
+        (bert.bert_medium, 41_373_184),
+        (bert.bert_base, 109_482_240),
+        (bert.bert_large, 335_141_888),
+        (bert.roberta_base, 124_645_632),
+        (bert.roberta_large, 355_359_744),
+    ],
+)
+def test_parameters_with_pooler(preset, with_pooler):
+    assert count(preset(), Pooler(preset())) == with_pooler
+
+
+@pytest.mark.parametrize(
+    ("preset", "vocab_size", "expected"),
+    [(bert.bert_base, 28996, 108_310_272), (bert.bert_large, 28996, 333_579_264)],
+)
+def test_parameters_of_the_cased_models(preset, vocab_size, expected):
+    config = dataclasses.replace(preset(), vocab_size=vocab_size)
+    assert count(config, Pooler(config)) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [(bert.bert_base, 109_514_298), (bert.roberta_base, 124_697_433), (bert.roberta_large, 355_412_057)],
+)
+def test_parameters_with_masked_lm_head(preset, expected):
+    assert count(preset(), MaskedLMHead(preset())) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"), [(bert.bert_base, 110_106_428), (bert.bert_large, 336_226_108)]
+)
+def test_parameters_with_pretraining_heads(preset, expected):
+    config = preset()
+    assert count(config, MaskedLMHead(config), Pooler(config), Classifier(config, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        (gpt2.gpt2_small, 124_439_808),
+        (gpt2.gpt2_medium, 354_823_168),
+        (gpt2.gpt2_large, 774_030_080),
+        (gpt2.gpt2_xl, 1_557_611_200),
+    ],
+)
+def test_parameters_of_gpt2(preset, expected):
+    assert count(preset()) == expected
+
+
+@pytest.mark.parametrize("preset", [encoder.encoder_tiny, encoder.encoder_mini, encoder.encoder_small])
+def test_encoder_has_no_biases_and_no_position_table(preset):
+    shapes = jax.eval_shape(Network(preset(8192).build()).init, jax.random.key(0))
+    names = {str(path[-1].key) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+    assert names == {"tokens", "kernel", "scale"}
+
+
+def test_initial_scales_are_the_published_ones():
+    config = Gpt2Config(vocab_size=200, layers=2, width=64, heads=2, mlp_width=128, max_positions=200)
+    init = jax.jit(Network(config.build()).init, compiler_options=QUICK)
+    params = init(jax.random.key(0))["backbone"]
+    block = params["layers"]
+    residual = 0.02 / math.sqrt(4)
+    for leaf, expected in (
+        (params["embed"]["tokens"], 0.02),
+        (params["embed"]["positions"], 0.01),
+        (block["mlp"]["up"]["kernel"], 0.02),
+        (block["mlp"]["down"]["kernel"], residual),
+        (block["attention"]["out"]["kernel"], residual),
+    ):
+        assert float(jnp.std(leaf)) == pytest.approx(expected, rel=0.05)
+    draws = BertConfig(**SMALL).kernel_init()(jax.random.key(0), (10_000,), jnp.float32)
+    assert 0.039 < float(jnp.max(jnp.abs(draws))) <= 0.04  # cut at two standard deviations
+
+
+# Who sees whom.
+
+
+def influence(config, batch):
+    """[L, L]: how much token s's embedding moves the output at l, in the batch's first row.
+
+    One gradient per l, not jacrev: jaxlib 0.10.2 miscompiles the vmapped norm on CPU (a fused product with an
+    operand that vmap does not touch; right again with XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=).
+    """
+    direction_D = np.random.default_rng(2).normal(size=config.width).astype(np.float32)
+    rows = []
+    for index in range(batch["tokens"].shape[1]):
+        weights_BLD = np.zeros((*batch["tokens"].shape, config.width), np.float32)
+        weights_BLD[0, index] = direction_D
+        _, grads = loss_and_grad(config, restless(config), batch, weights_BLD)
+        rows.append(np.abs(grads["backbone"]["embed"]["tokens"])[batch["tokens"][0]].max(axis=-1))
+    return np.array(rows)
+
+
+@each_model
+def test_influence_stays_in_the_segment_and_in_the_past(config):
+    seen = influence(config, BATCH)[:10, :10]
+    segment_L = BATCH["segment_ids"][0, :10]
+    expected = segment_L[:, None] == segment_L[None, :]
+    if config.causal:
+        expected &= np.tril(np.ones((10, 10), bool))
+    assert np.all(seen[~expected] == 0.0)
+    assert np.all(seen[expected] > 1e-4)
+
+
+@each_model
+def test_padding_reaches_no_real_token(config):
+    seen = influence(config, BATCH)
+    assert np.all(seen[:10, 10:] == 0.0)
+    assert np.all(seen[10:, :10] == 0.0)
+
+
+@each_model
+def test_packed_segments_equal_the_same_segments_alone(config):
+    params, batch = restless(config), packed([[5, 5], [5, 2, 5]])
+    together = encode(config, params, batch)
+    for row, start in ((0, 0), (0, 5), (1, 7)):
+        alone = {name: x[row : row + 1, start : start + 5] for name, x in batch.items()}
+        alone["segment_ids"] = np.ones_like(alone["segment_ids"])
+        np.testing.assert_allclose(
+            together[row, start : start + 5], encode(config, params, alone)[0], rtol=1e-5, atol=1e-5
+        )
+
+
+@each_model
+def test_padding_equals_deleting(config):
+    params, batch = restless(config), packed([[6]], 6)
+    padded = {name: np.pad(x, ((0, 1), (0, 6))) for name, x in batch.items()}
+    loss, grads = loss_and_grad(config, params, batch, weights_for(batch))
+    weights_BLD = np.pad(weights_for(batch), ((0, 1), (0, 6), (0, 0)))
+    padded_loss, padded_grads = loss_and_grad(config, params, padded, weights_BLD)
+    np.testing.assert_allclose(padded_loss, loss, rtol=1e-5, atol=1e-4)
+    assert_trees_close(padded_grads, grads, rtol=1e-5, atol=1e-4)
+
+
+@each_model
+def test_a_batch_of_nothing_is_finite_and_has_no_attention_gradient(config):
+    batch = packed([[], []])
+    ones_BLD = np.ones((2, 12, config.width), np.float32)
+    loss, grads = loss_and_grad(config, restless(config), batch, ones_BLD)
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(grads))
+    for name in ("query", "key", "value"):
+        assert np.all(grads["backbone"]["layers"]["attention"][name]["kernel"] == 0.0)
+
+
+def test_rotary_encoder_sees_distances_not_places():
+    config = CONFIGS["encoder"]
+    params = restless(config)
+    hidden = encode(config, params, BATCH)
+    moved = encode(config, params, BATCH | {"positions": BATCH["positions"] + 11})
+    np.testing.assert_allclose(hidden, moved, rtol=1e-4, atol=1e-4)
+    stretched = encode(config, params, BATCH | {"positions": BATCH["positions"] * 2})
+    assert np.abs(hidden - stretched).max() > 1e-2
+
+
+def test_types_and_positions_matter_to_bert():
+    config = CONFIGS["bert"]
+    params = restless(config)
+    hidden = encode(config, params, BATCH)
+    for name in ("type_ids", "positions"):
+        assert np.abs(hidden - encode(config, params, BATCH | {name: BATCH[name][:, ::-1]})).max() > 1e-2
+    untyped = {name: x for name, x in BATCH.items() if name != "type_ids"}
+    zeros = BATCH | {"type_ids": np.zeros_like(BATCH["type_ids"])}
+    np.testing.assert_array_equal(encode(config, params, untyped), encode(config, params, zeros))
+
+
+# The same numbers under every policy.
+
+
+@pytest.mark.parametrize("name", ["bert", "encoder"])
+@pytest.mark.parametrize(
+    "change",
+    [{"remat": "dots"}, {"remat": "full", "unroll": 2}, {"unroll": 2}],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_remat_and_unroll_change_no_gradient(name, change):
+    config = CONFIGS[name]
+    params, weights_BLD = restless(config), weights_for(BATCH)
+    changed = dataclasses.replace(config, **change)
+    loss, grads = loss_and_grad(config, params, BATCH, weights_BLD)
+    changed_loss, changed_grads = loss_and_grad(changed, params, BATCH, weights_BLD)
+    np.testing.assert_allclose(changed_loss, loss, rtol=1e-5, atol=1e-4)
+    assert_trees_close(changed_grads, grads, rtol=1e-4, atol=1e-4)
+
+
+def test_remat_recomputes_what_it_says():
+    """Counted in the jaxpr of the gradient: "full" repeats matrix products, "dots" repeats only the rest."""
+    products, erfs = {}, {}
+    for remat in ("none", "dots", "full"):
+        config = dataclasses.replace(CONFIGS["bert"], remat=remat)
+        args = restless(config), BATCH, weights_for(BATCH)
+        text = str(jax.make_jaxpr(loss_and_grad.__wrapped__, static_argnums=0)(config, *args))
+        products[remat], erfs[remat] = text.count("dot_general["), text.count(" erf ")
+    assert products["none"] <= products["dots"] < products["full"]
+    assert erfs["none"] < erfs["dots"] == erfs["full"]
+
+
+@each_model
+def test_bfloat16_is_finite_and_close(config):
+    params = restless(config)
+    low = dataclasses.replace(config, dtype="bfloat16")
+    hidden = encode(low, params, BATCH)
+    assert hidden.dtype == jnp.bfloat16
+    real = BATCH["segment_ids"] != 0
+    reference = np.asarray(encode(config, params, BATCH))[real]
+    error = np.abs(np.asarray(hidden, np.float32)[real] - reference)
+    assert 0.0 < error.max() < 0.1 * np.abs(reference).max()
+    _, grads = loss_and_grad(low, params, BATCH, weights_for(BATCH))
+    assert all(x.dtype == jnp.float32 and np.all(np.isfinite(x)) for x in jax.tree.leaves(grads))
+
+
+# Dropout.
+
+
+def test_dropout_is_on_iff_a_key_is_bound():
+    config = BertConfig(**SMALL)
+    params = restless(config)
+    still = encode(config, params, BATCH)
+    np.testing.assert_array_equal(still, encode(CONFIGS["bert"], params, BATCH))
+    one, again, other = (encode(config, params, BATCH, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - still).max() > 1e-2
+    assert np.abs(one - other).max() > 1e-2
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
+def test_each_rate_acts(field):
+    config = BertConfig(**SMALL, **(STILL | {field: 0.5}))
+    params = restless(config)
+    dropped = encode(config, params, BATCH, jax.random.key(0))
+    assert np.abs(dropped - encode(CONFIGS["bert"], params, BATCH)).max() > 1e-2
+
+
+def test_layers_draw_different_dropout():
+    class Draw(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x, Dropout(0.5)(x)
+
+    draws = nn.scan(Draw, length=2, in_axes=nn.broadcast, split_rngs={"dropout": True})()
+    _, kept = draws.apply({}, jnp.ones((64,)), None, rngs={"dropout": jax.random.key(0)})
+    assert not np.array_equal(kept[0], kept[1])
+    assert set(np.unique(kept)) == {0.0, 2.0}
+
+
+# Network.
+
+
+@each_model
+def test_logical_axes_mirror_the_parameters(config):
+    heads = (
+        ("masked_lm", MaskedLMHead(config)),
+        ("pooler", Pooler(config)),
+        ("classes", Classifier(config, 3)),
+    )
+    network = Network(config.build(), heads)
+    params, axes = jax.eval_shape(network.init, jax.random.key(0)), network.logical_axes()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda x: isinstance(x, tuple))
+    assert [path for path, _ in leaves] == [path for path, _ in named]
+    sizes = {"vocab": 61, "embed": 32, "mlp": 48, "heads": 2, "head_dim": 16, "layers": 2, "classes": 3}
+    for (path, leaf), (_, names) in zip(leaves, named, strict=True):
+        assert isinstance(leaf, jax.ShapeDtypeStruct) and leaf.dtype == jnp.float32  # no box is left
+        assert len(names) == leaf.ndim
+        assert (names[0] == "layers") == ("layers" in jax.tree_util.keystr(path))
+        named_once = [name for name in names if name is not None]
+        assert len(set(named_once)) == len(named_once)
+        for name, size in zip(names, leaf.shape, strict=True):
+            assert name is None or size == sizes.get(name, size)
+    kernel = axes["backbone"]["layers"]["attention"]["query"]["kernel"]
+    assert kernel == ("layers", "embed", "heads", "head_dim")
+    assert axes["backbone"]["layers"]["attention"]["out"]["kernel"] == (
+        "layers",
+        "heads",
+        "head_dim",
+        "embed",
+    )
+
+
+def test_network_is_a_static_argument():
+    def build():
+        return Network(CONFIGS["bert"].build(), (("pooler", Pooler(CONFIGS["bert"])),))
+
+    assert build() == build() and hash(build()) == hash(build())
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def width(network, x):
+        traces.append(1)
+        return x * network.backbone.config.width
+
+    assert width(build(), 1) == width(build(), 1) == 32
+    assert len(traces) == 1
+
+
+def test_heads_do_not_change_the_backbones_initial_values():
+    config = dataclasses.replace(CONFIGS["encoder"], layers=1)
+    networks = Network(config.build()), Network(config.build(), (("pooler", Pooler(config)),))
+    alone, headed = (
+        jax.jit(network.init, compiler_options=QUICK)(jax.random.key(0))["backbone"] for network in networks
+    )
+    assert_trees_close(alone, headed, rtol=0, atol=0)
+
+
+def test_unknown_and_repeated_heads_are_refused():
+    config = CONFIGS["bert"]
+    network = Network(config.build(), (("pooler", Pooler(config)),))
+    with pytest.raises(ValueError, match="'poler'.*'pooler'"):
+        network.bind({}).head("poler", jnp.zeros((1, 32)))
+    with pytest.raises(ValueError, match="differ.*'a', 'a'"):
+        Network(config.build(), (("a", Pooler(config)), ("a", Pooler(config))))
+
+
+def test_unembedding_is_tied():
+    config = CONFIGS["gpt2"]
+    network = Network(config.build()).bind(restless(config))
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, 32))
+    logits = network.unembed(hidden)
+    table = network.params["backbone"]["embed"]["tokens"]
+    np.testing.assert_allclose(logits, np.asarray(hidden) @ np.asarray(table).T, rtol=1e-4, atol=1e-5)
+    bias = jnp.arange(61.0)
+    np.testing.assert_allclose(
+        network.unembed(hidden, bias) - logits, np.broadcast_to(bias, (2, 3, 61)), atol=1e-4
+    )
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (BertConfig, {"heads": 5}, "width 32 .* heads 5"),
+        (EncoderConfig, {"width": 30, "heads": 10}, "even.*30.*10.*3"),
+        (BertConfig, {"layers": 2, "unroll": 3}, "layers 2 .*unroll 3"),
+        (BertConfig, {"dropout": 1.0}, r"dropout 1\.0"),
+        (BertConfig, {"attention_dropout": -0.1}, r"attention_dropout -0\.1"),
+        (BertConfig, {"layers": 0}, "layers 0"),
+        (BertConfig, {"types": -1}, "types -1"),
+        (BertConfig, {"attention": "splash"}, r"splash.*attention_dropout is 0\.1"),
+        (BertConfig, {"attention": "cudnn"}, r"cudnn.*attention_dropout is 0\.1"),
+        (EncoderConfig, {"attention": "cudnn"}, "cudnn.*float32"),
+    ],
+)
+def test_configs_refuse_what_cannot_work(make, change, message):
+    with pytest.raises(ValueError, match=message):
+        make(**(SMALL | change))
+
+
+def test_rows_longer_than_the_position_table_are_refused():
+    config = CONFIGS["gpt2"]
+    with pytest.raises(ValueError, match="33 tokens.*max_positions 32"):
+        jax.eval_shape(functools.partial(encode, config), restless(config), packed([[33]], 33))
