@@ -52,14 +52,6 @@ def sentence(rng, kind):
     return " ".join(words)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """The networks are tiny and the programs many: compiling is nearly all of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A run folder of masked-LM pretraining: two checkpoints, none marked best."""

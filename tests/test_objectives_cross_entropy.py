@@ -73,7 +73,7 @@ def test_bfloat16_keeps_its_dtype_and_sums_in_float32():
         np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), rtol=0.05, atol=0.05)
 
 
-def test_large_vocabulary_needs_less_than_half_the_memory():
+def test_large_vocabulary_needs_less_than_half_the_memory(optimized):
     L, D, V = 1024, 64, 50257
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, L, D), (V, D))]
 
