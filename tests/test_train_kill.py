@@ -1,4 +1,4 @@
-"""Recovery, by killing real processes: five times with SIGKILL, in the middle of saving among them, and once with SIGTERM."""
+"""Recovery, by killing real processes: five times with SIGKILL, in the middle of saving among them; once with SIGTERM."""
 
 import os
 import random
@@ -68,7 +68,9 @@ def test_five_kills_end_bitwise_equal(tmp_path):
         before = rows(killed)
         process = start(killed)
         if kill % 2:
-            struck = wait_until(process, lambda: unfinished_save(killed) and rows(killed) != before)
+            struck = wait_until(
+                process, lambda before=before: unfinished_save(killed) and rows(killed) != before
+            )
         else:
             wanted = before + chance.randint(2, 6)
             struck = wait_until(process, lambda wanted=wanted: rows(killed) >= wanted)
