@@ -17,6 +17,7 @@ from model.gpt2 import Gpt2Config
 from model.heads import Classifier, MaskedLMHead, Pooler
 from model.layers import Dropout
 from model.network import Network
+from model.stack import stack
 
 SMALL = {"vocab_size": 61, "layers": 2, "width": 32, "heads": 2, "mlp_width": 48, "max_positions": 32}
 STILL = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -340,15 +341,21 @@ def test_each_rate_acts(field):
 
 
 def test_layers_draw_different_dropout():
-    class Draw(nn.Module):
-        @nn.compact
-        def __call__(self, x, _):
-            return x, Dropout(0.5)(x)
+    class Halve(nn.Module):
+        config: BertConfig
 
-    draws = nn.scan(Draw, length=2, in_axes=nn.broadcast, split_rngs={"dropout": True})()
-    _, kept = draws.apply({}, jnp.ones((64,)), None, rngs={"dropout": jax.random.key(0)})
-    assert not np.array_equal(kept[0], kept[1])
-    assert set(np.unique(kept)) == {0.0, 2.0}
+        @nn.compact
+        def __call__(self, x_BLD, _):
+            return Dropout(0.5)(x_BLD), None
+
+    class Quarter(nn.Module):
+        @nn.compact
+        def __call__(self, x_BLD):
+            return stack(CONFIGS["bert"], Halve, x_BLD, None)
+
+    kept = Quarter().apply({}, jnp.ones((1, 1, 4096)), rngs={"dropout": jax.random.key(0)})
+    assert set(np.unique(kept)) == {0.0, 4.0}
+    assert np.mean(kept > 0) == pytest.approx(0.25, abs=0.05)  # one key for both layers would keep half
 
 
 # Network.
