@@ -214,7 +214,7 @@ def circumstances(options: Options, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 HEADINGS = (
-    "model", "dtype", "contestant", "tokens/s", "ms/step", "ours is x times faster (min-max)", "peak MiB", "first step s",
+    "model", "dtype", "contestant", "tokens/s", "ms/step", "ours / it (min-max)", "peak MiB", "first step s",
 )  # fmt: skip
 
 
@@ -257,7 +257,9 @@ def notes(facts: dict[str, Any]) -> list[str]:
 
 def report(rows: list[dict[str, Any]], facts: dict[str, Any], out: Path, console: Console) -> None:
     """Print the table and write it as .json and .md."""
-    table = Table(*HEADINGS, title="Training step")
+    table = Table(title="Training step")
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(
             *cells(row), style="bold" if row is rows[0] or row["ours_times_faster_min"] == 1.0 else None
