@@ -29,6 +29,8 @@ from train.cli import load_config, one_line_errors, parse
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 
+EVALUATIONS = 10
+"""Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
 ARMS = {"pretrained": "restored", "scratch": "fresh"}
 
 
@@ -54,8 +56,8 @@ class Cell:
     def experiment(self, init: Path) -> FineTune:
         """The task's fine-tuning with this cell's values."""
         base = self.task.finetune
-        # At most twelve evaluations a run: on little data they would cost more than training.
-        every = max(1, self.steps // 12)
+        # On little data more evaluations than these would cost more than training.
+        every = max(1, self.steps // EVALUATIONS)
         return dataclasses.replace(
             base,
             init=str(init),
@@ -67,7 +69,7 @@ class Cell:
             log_every=every,
             keep=1,
             best=f"eval/{self.task.metric}",
-            data=dataclasses.replace(base.data, labels=self.labels),
+            data=dataclasses.replace(base.data, labels=self.labels, test=""),
             optimizer=dataclasses.replace(base.optimizer, learning_rate=self.learning_rate),
         )
 

@@ -39,7 +39,7 @@ def pos() -> Task:
     """Part-of-speech tags of CoNLL-2003, one per word."""
     return Task(
         name="pos",
-        learning_rates=(1e-3, 3e-3),
+        learning_rates=(3e-3, 1e-2),
         finetune=FineTune(
             task=TokenClassification(),
             data=LabelledData(
@@ -50,6 +50,8 @@ def pos() -> Task:
                 label="pos",
                 length=LENGTH,
                 max_segments=16,
+                eval_sample=512,
+                train_sample=128,
             ),
             model=ModelChanges(dropout=0.1, attention_dropout=0.0),
             optimizer=Optimizer(warmup=0.1),
@@ -72,6 +74,7 @@ def sentiment() -> Task:
                 test="rotten_tomatoes:test",
                 length=LENGTH,
                 max_segments=8,
+                train_sample=128,
             ),
             model=ModelChanges(dropout=0.1, attention_dropout=0.0),
             optimizer=Optimizer(warmup=0.1),

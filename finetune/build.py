@@ -4,6 +4,7 @@ Every mistake is refused here, before anything compiles. It has no loop of its o
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 from rich.console import Console
 
 from data.labelled import LabelledRows, class_names, subset
-from data.sources import records
+from data.sources import is_tfds, records
 from data.stream import EvalBatches, Stream
 from finetune.experiment import FineTune
 from finetune.passport import Passport, fresh_passport, hand_off
@@ -105,6 +106,9 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     examples["train"] = _draw(examples["train"], data.labels, experiment.seed, data.train)
     sample = min(data.train_sample, len(examples["train"]))
     examples["train_sample"] = subset(examples["train"], sample, experiment.seed)
+    if data.eval_sample:
+        # One fixed seed: every run of a comparison is chosen by the same examples.
+        examples["eval"] = subset(examples["eval"], min(data.eval_sample, len(examples["eval"])), 0)
     rows = {name: _rows(experiment, some, source, classes) for name, some in examples.items()}
     network = Network(model.build(), tuple(objective.heads(model)))
     experiment = _resolve_steps(experiment, len(rows["train"]))
@@ -141,7 +145,16 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
 
 def read_examples(task: Task, spec: str, name: str, columns: Columns) -> Examples:
     """Labelled examples of a file or TFDS split; `name` says which split a plain TFDS name means."""
+    # A split of a named version never changes, and a study reads the same few many times; files may change.
+    read = _read_split if is_tfds(spec) else _read
+    return read(task, spec, name, columns)
+
+
+def _read(task: Task, spec: str, name: str, columns: Columns) -> Examples:
     return task.examples(records(spec, split=SPLITS[name]), columns)
+
+
+_read_split = functools.lru_cache(maxsize=6)(_read)
 
 
 def _draw(examples: Examples, count: int, seed: int, spec: str) -> Examples:

@@ -38,6 +38,8 @@ class LabelledData:
     """Most examples that share a row; 1 gives every example a row of its own."""
     labels: int = 0
     """Training examples to use, drawn by `seed` so that fewer lie inside more; 0 uses all."""
+    eval_sample: int = 0
+    """Evaluation examples scored during the run, the same in every run; 0 scores all."""
     train_sample: int = 512
     """Training examples scored without dropout at each evaluation, as train_sample/...; their gap to eval/...
     """
@@ -46,8 +48,9 @@ class LabelledData:
         for field in ("length", "max_segments", "train_sample"):
             if getattr(self, field) < 1:
                 raise ValueError(f"data.{field} must be at least 1, got {getattr(self, field)}")
-        if self.labels < 0:
-            raise ValueError(f"data.labels must be 0 (all) or a count, got {self.labels}")
+        for field in ("labels", "eval_sample"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"data.{field} must be 0 (all) or a count, got {getattr(self, field)}")
 
     @property
     def columns(self) -> Columns:
