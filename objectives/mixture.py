@@ -100,7 +100,9 @@ class Mixture(Objective):
 
     def segment_limit(self) -> int | None:
         """The least of its parts."""
-        return min((limit for _, part, _ in self.parts if (limit := part.segment_limit()) is not None), default=None)
+        return min(
+            (limit for _, part, _ in self.parts if (limit := part.segment_limit()) is not None), default=None
+        )
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """Those of all parts; parts may share a head by giving it one name and one definition."""

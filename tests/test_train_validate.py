@@ -38,7 +38,10 @@ from train.optimizer import Optimizer, decay_mask, depth_multipliers
             lambda: check_model(encoder(), MaskedLM(mask_id=64, max_segments=1), 32),
             "mask_id 64 .* vocabulary of 64",
         ),
-        (lambda: check_segments(masked_lm(), 3), "data.max_segments 3 is above the objective's max_segments 2"),
+        (
+            lambda: check_segments(masked_lm(), 3),
+            "data.max_segments 3 is above the objective's max_segments 2",
+        ),
         (lambda: encoder(heads=3), "width 16 is not divisible by heads 3"),
         (lambda: Optimizer(warmup=0.9, decay=0.2), "warmup 0.9 and optimizer.decay 0.2"),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),

@@ -14,6 +14,7 @@ from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.stream import EvalBatches, MadeRows, Rows, Stream
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
+from model.kernels import choose_kernel
 from model.network import Network
 from objectives.base import Objective
 from train.describe import encode
@@ -100,6 +101,7 @@ def check_model(model: TransformerConfig, objective: Objective, length: int) -> 
             f"data.length {length} is longer than model.max_positions {model.max_positions}: shorten the rows or give the "
             "model more positions"
         )
+    choose_kernel(model, length)
     objective.check(model, length)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train.tree import path_names
@@ -26,6 +27,10 @@ RULES: tuple[tuple[str, str], ...] = (
     ("embed", "fsdp"),
 )
 """Logical axis of a parameter -> mesh axis; the first rule that fits wins, each mesh axis is used once per leaf."""
+
+
+ACTIVATION_RULES = (("batch", ("data", "fsdp")), ("heads", "tensor"))
+"""Logical axes of activations -> mesh axes, for kernels that split their own work."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
