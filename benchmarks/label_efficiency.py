@@ -214,7 +214,7 @@ def _compare(
             value = linear_baseline(task.finetune, labels, seed)
             yield {
                 "task": task.name,
-                "init": "tf-idf linear",
+                "init": "linear",
                 "labels": labels,
                 "seed": seed,
                 "metric": task.metric,

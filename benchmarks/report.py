@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import matplotlib
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-COLOURS = {"pretrained": "#1b6ca8", "scratch": "#c8553d", "tf-idf linear": "#6b705c"}
+COLOURS = {"pretrained": "#1b6ca8", "scratch": "#c8553d", "linear": "#6b705c"}
 Row = dict[str, Any]
 
 
@@ -34,9 +35,9 @@ def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds.
 
     >>> spread([0.5, 0.7])
-    '0.600 ± 0.141'
+    '0.600 ±.141'
     """
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return f"{mean(values):.3f}" + (f" ±{stdev(values):.3f}".replace("±0.", "±.") if len(values) > 1 else "")
 
 
 def reached(rows: Sequence[Row], key: str, form: str) -> str:
@@ -51,9 +52,11 @@ def results_table(rows: Sequence[Row]) -> Table:
     """One line per task, number of labels and initialisation."""
     table = Table(
         title="Test score, mean ± deviation over seeds. gain: points over scratch. gap: points from train to "
-        "eval score. steps, seconds: until scratch's best eval score is reached.",
+        "eval score. steps, seconds: until scratch's best eval score is reached. linear: TF-IDF and a linear model.",
         title_justify="left",
         title_style="",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for name in ("task", "labels", "init"):
         table.add_column(name, no_wrap=True)

@@ -1,13 +1,15 @@
 """The main job in minutes: masked LM + next sentences on 25,000 film reviews, handed off to two tasks.
 
 Command:  make demo   (python -m benchmarks.label_efficiency configs/demo.py --workdir runs/demo)
-Result:   not yet measured.
+Result:   13.2 minutes from a fresh clone, installation included, on 2 cores of an AMD EPYC (Zen 4), CPU only, Python 3.11,
+          jax 0.10.2, 2026-11-21. Test accuracy, mean of 3 seeds, from the checkpoint / from scratch: part of speech 0.773 /
+          0.642 at 128 sentences, 0.856 / 0.797 at 1,024; sentiment 0.574 / 0.597 and 0.661 / 0.684 (linear: 0.591 and
+          0.692). The whole table: benchmarks/results/demo.md.
 """
 
-from benchmarks.study import Study, Task
+from benchmarks.study import Study
+from benchmarks.tasks import pos, sentiment
 from data.tokenizer import CLS, MASK, SEP
-from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification, TokenClassification
 from model.encoder import encoder_tiny
 from objectives.bert import bert
 from objectives.masked_lm import MaskedLM
@@ -32,54 +34,6 @@ def pretraining() -> Experiment:
         batch_size=16,
         eval_every=500,
         save_every=500,
-    )
-
-
-def pos() -> Task:
-    """Part-of-speech tags of CoNLL-2003, one per word."""
-    return Task(
-        name="pos",
-        learning_rates=(3e-3, 1e-2),
-        finetune=FineTune(
-            task=TokenClassification(),
-            data=LabelledData(
-                train="conll2003:train",
-                eval="conll2003:validation",
-                test="conll2003:test",
-                text="tokens",
-                label="pos",
-                length=LENGTH,
-                max_segments=16,
-                eval_sample=512,
-                train_sample=128,
-            ),
-            model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            optimizer=Optimizer(warmup=0.1),
-            batch_size=8,
-        ),
-    )
-
-
-def sentiment() -> Task:
-    """Rotten Tomatoes: is a film reviewer's sentence positive?"""
-    return Task(
-        name="sentiment",
-        learning_rates=(3e-4, 1e-3),
-        linear=True,
-        finetune=FineTune(
-            task=TextClassification(pooling="mean"),
-            data=LabelledData(
-                train="rotten_tomatoes:train",
-                eval="rotten_tomatoes:validation",
-                test="rotten_tomatoes:test",
-                length=LENGTH,
-                max_segments=8,
-                train_sample=128,
-            ),
-            model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            optimizer=Optimizer(warmup=0.1),
-            batch_size=8,
-        ),
     )
 
 

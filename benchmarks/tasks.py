@@ -1,0 +1,56 @@
+"""The two downstream tasks that studies share: word labels and sentence labels. Knows no pretraining."""
+
+from benchmarks.study import Task
+from finetune.experiment import FineTune, LabelledData, ModelChanges
+from finetune.tasks import TextClassification, TokenClassification
+from train.optimizer import Optimizer
+
+LENGTH = 128
+
+
+def pos() -> Task:
+    """Part-of-speech tags of CoNLL-2003, one per word."""
+    return Task(
+        name="pos",
+        learning_rates=(3e-3, 1e-2),
+        finetune=FineTune(
+            task=TokenClassification(),
+            data=LabelledData(
+                train="conll2003:train",
+                eval="conll2003:validation",
+                test="conll2003:test",
+                text="tokens",
+                label="pos",
+                length=LENGTH,
+                max_segments=16,
+                eval_sample=512,
+                train_sample=128,
+            ),
+            model=ModelChanges(dropout=0.1, attention_dropout=0.0),
+            optimizer=Optimizer(warmup=0.1),
+            batch_size=8,
+        ),
+    )
+
+
+def sentiment() -> Task:
+    """Rotten Tomatoes: is a film reviewer's sentence positive?"""
+    return Task(
+        name="sentiment",
+        learning_rates=(3e-4, 1e-3),
+        linear=True,
+        finetune=FineTune(
+            task=TextClassification(pooling="mean"),
+            data=LabelledData(
+                train="rotten_tomatoes:train",
+                eval="rotten_tomatoes:validation",
+                test="rotten_tomatoes:test",
+                length=LENGTH,
+                max_segments=8,
+                train_sample=128,
+            ),
+            model=ModelChanges(dropout=0.1, attention_dropout=0.0),
+            optimizer=Optimizer(warmup=0.1),
+            batch_size=8,
+        ),
+    )
