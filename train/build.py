@@ -5,17 +5,22 @@ and knows no corpus. Nothing is compiled before every check has passed.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from data.documents import Documents
 from data.packing import Framing, PackedRows
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
+from data.semantics import semantic_table
 from data.stream import EvalBatches, MadeRows, Rows, Stream
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
 from model.kernels import choose_kernel
-from model.network import Network
+from model.network import Network, Params
 from objectives.base import Objective
 from train.describe import encode
 from train.experiment import Experiment, Run
@@ -60,7 +65,13 @@ def build(experiment: Experiment) -> Built:
         for name, rows in zip(names, eval_rows, strict=True)
     }
     network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
-    parts = Parts(network=network, objective=experiment.objective, stream=stream, eval_sets=eval_sets)
+    parts = Parts(
+        network=network,
+        objective=experiment.objective,
+        stream=stream,
+        eval_sets=eval_sets,
+        initial=_initial(experiment, network, corpora, tokenizer),
+    )
     description = {
         "experiment": encode(experiment),
         "model": encode(experiment.model),
@@ -92,6 +103,32 @@ def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: i
         return MadeRows(docs, experiment.objective.make_example, seed=seed)
     framing = Framing.named(data.framing, tokenizer)
     return PackedRows(docs, length=data.length, framing=framing, max_segments=data.max_segments)
+
+
+def _initial(
+    experiment: Experiment, network: Network, corpora: list[Documents], tokenizer: Tokenizer
+) -> Params | None:
+    """Parameters whose token table is computed from the training documents; None lets the loop draw them all."""
+    if experiment.table == "random":
+        return None
+    if len(corpora) > 1:
+        raise ValueError(
+            f"table is {experiment.table!r}, which reads one corpus, but data.weights mixes {len(corpora)}: "
+            "drop the weights or take the random table"
+        )
+    model = experiment.model
+    table_VD = semantic_table(
+        corpora[0].split(experiment.data.held_out)[0],
+        vocab_size=model.vocab_size,
+        width=model.width,
+        first_ordinary_id=tokenizer.first_ordinary_id,
+        seed=experiment.seed,
+    )
+    # Everything else starts as the loop would draw it, and rows are as long as drawn ones are on average.
+    params = network.init(jax.random.split(jax.random.key(experiment.seed), 3)[0])
+    scaled_VD = jnp.asarray(table_VD * model.init_std * math.sqrt(model.width), jnp.float32)
+    embed = {**params["backbone"]["embed"], "tokens": scaled_VD}
+    return {**params, "backbone": {**params["backbone"], "embed": embed}}
 
 
 def check_model(model: TransformerConfig, objective: Objective, length: int) -> None:

@@ -93,3 +93,5 @@ class Experiment(Run):
     model: TransformerConfig
     objective: Objective
     data: TextData
+    table: Literal["random", "semantic"] = "random"
+    """Where the token table starts: "semantic" computes it from which documents share which words (data.semantics)."""
