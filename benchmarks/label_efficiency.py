@@ -29,7 +29,7 @@ from train.cli import load_config, one_line_errors, parse
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 
-EVALUATIONS = 10
+EVALUATIONS = 20
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
 ARMS = {"pretrained": "restored", "scratch": "fresh"}
 

@@ -6,6 +6,7 @@ from finetune.tasks import TextClassification, TokenClassification
 from train.optimizer import Optimizer
 
 LENGTH = 128
+OPTIMIZER = Optimizer(warmup=0.1)
 
 
 def pos() -> Task:
@@ -27,17 +28,21 @@ def pos() -> Task:
                 train_sample=128,
             ),
             model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            optimizer=Optimizer(warmup=0.1),
+            optimizer=OPTIMIZER,
             batch_size=8,
         ),
     )
 
 
-def sentiment() -> Task:
+def sentiment(
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3),
+    dropout: float = 0.1,
+    optimizer: Optimizer = OPTIMIZER,
+) -> Task:
     """Rotten Tomatoes: is a film reviewer's sentence positive?"""
     return Task(
         name="sentiment",
-        learning_rates=(3e-4, 1e-3),
+        learning_rates=learning_rates,
         linear=True,
         finetune=FineTune(
             task=TextClassification(pooling="mean"),
@@ -49,8 +54,8 @@ def sentiment() -> Task:
                 max_segments=8,
                 train_sample=128,
             ),
-            model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            optimizer=Optimizer(warmup=0.1),
+            model=ModelChanges(dropout=dropout, attention_dropout=0.0),
+            optimizer=optimizer,
             batch_size=8,
         ),
     )

@@ -39,4 +39,4 @@ def pretraining() -> Experiment:
 
 def config() -> Study:
     """Pretraining, and both tasks at 128 and 1,024 labels."""
-    return Study(pretrain=pretraining(), tasks=(pos(), sentiment()), labels=(128, 1024), steps=(60, 240))
+    return Study(pretrain=pretraining(), tasks=(pos(), sentiment()), labels=(128, 1024), steps=(120, 240))

@@ -29,6 +29,10 @@ from train.loop import Parts
 EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
 
+SEMANTIC_STD = 0.1
+"""Of the entries of a computed table: five times that of a drawn one, because Adam moves every entry by about a learning
+rate a step, whatever its size, and would soon have wiped a small table out."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
@@ -111,11 +115,6 @@ def _initial(
     """Parameters whose token table is computed from the training documents; None lets the loop draw them all."""
     if experiment.table == "random":
         return None
-    if len(corpora) > 1:
-        raise ValueError(
-            f"table is {experiment.table!r}, which reads one corpus, but data.weights mixes {len(corpora)}: "
-            "drop the weights or take the random table"
-        )
     model = experiment.model
     table_VD = semantic_table(
         corpora[0].split(experiment.data.held_out)[0],
@@ -124,9 +123,9 @@ def _initial(
         first_ordinary_id=tokenizer.first_ordinary_id,
         seed=experiment.seed,
     )
-    # Everything else starts as the loop would draw it, and rows are as long as drawn ones are on average.
+    # Everything else starts as the loop would draw it.
     params = network.init(jax.random.split(jax.random.key(experiment.seed), 3)[0])
-    scaled_VD = jnp.asarray(table_VD * model.init_std * math.sqrt(model.width), jnp.float32)
+    scaled_VD = jnp.asarray(table_VD * SEMANTIC_STD * math.sqrt(model.width), jnp.float32)
     embed = {**params["backbone"]["embed"], "tokens": scaled_VD}
     return {**params, "backbone": {**params["backbone"], "embed": embed}}
 

@@ -95,3 +95,11 @@ class Experiment(Run):
     data: TextData
     table: Literal["random", "semantic"] = "random"
     """Where the token table starts: "semantic" computes it from which documents share which words (data.semantics)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.table == "semantic" and self.data.weights:
+            raise ValueError(
+                f"table is 'semantic', which reads one corpus, but data.weights mixes {len(self.data.weights)}: drop the "
+                "weights or take the random table"
+            )
