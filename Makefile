@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# OpenMP-style spinning between two worker pools costs more than it gains on small machines.
+# Touched when the environment is complete, so that a broken installation is tried again.
 STAMP := $(VENV)/.stamp
 
 .PHONY: setup demo study test test-slow lint clean

@@ -72,6 +72,8 @@ class Side:
     step: Callable[[int], float]
     parameters: int
     peak_mib: Callable[[], float]
+    device: str
+    """What it runs on: "cpu", or the accelerator's name."""
 
 
 MASK_ID, FIRST_ORDINARY_ID = 4, 7
@@ -131,7 +133,8 @@ def ours(contestant: Contestant) -> Side:
         stats = jax.devices()[0].memory_stats() or {}
         return stats["peak_bytes_in_use"] / 2**20 if "peak_bytes_in_use" in stats else high_water_mib()
 
-    return Side(one, sum(x.size for x in jax.tree.leaves(shapes)), peak)
+    device = "cpu" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    return Side(one, sum(x.size for x in jax.tree.leaves(shapes)), peak, device)
 
 
 def _our_model(contestant: Contestant) -> tuple[Any, Any]:
@@ -190,7 +193,12 @@ def serve(contestant: Contestant) -> None:
     began = time.perf_counter()
     side = build(contestant)
     loss, index = side.step(0), 1
-    first = {"first_step_seconds": time.perf_counter() - began, "parameters": side.parameters, "loss": loss}
+    first = {
+        "first_step_seconds": time.perf_counter() - began,
+        "parameters": side.parameters,
+        "loss": loss,
+        "device": side.device,
+    }
     print(json.dumps(first), file=answers, flush=True)
     for line in sys.stdin:
         steps = json.loads(line)["steps"]

@@ -25,12 +25,13 @@ from finetune.evaluate import score
 from finetune.experiment import FineTune
 from finetune.restore import Source, open_run
 from train.__main__ import pretrain
-from train.cli import load_config, one_line_errors, parse
+from train.cli import Preempted, load_config, one_line_errors, parse
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 
 EVALUATIONS = 20
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
+STOPPED = "{} stopped by SIGTERM at step {}; the same command goes on from there"
 ARMS = {"pretrained": "restored", "scratch": "fresh"}
 
 
@@ -91,7 +92,7 @@ def run_cell(cell: Cell, workdir: Path, source: Source) -> Outcome:
         cell.experiment(workdir / "pretrain"), folder, source=source, label=str(cell.folder), quiet=True
     )
     if result.preempted:
-        raise KeyboardInterrupt
+        raise Preempted(STOPPED.format(folder, result.step))
     name = f"eval/{cell.task.metric}"
     rows = [row for row in read_rows(folder / "metrics.jsonl") if name in row]
     best = next(row for row in rows if row["step"] == result.best_step)
@@ -142,8 +143,9 @@ def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     # Equal programs of different runs are compiled once; also across a restart.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if pretrain(study.pretrain, workdir / "pretrain").preempted:
-        raise KeyboardInterrupt
+    result = pretrain(study.pretrain, workdir / "pretrain")
+    if result.preempted:
+        raise Preempted(STOPPED.format(workdir / "pretrain", result.step))
     source = open_run(str(workdir / "pretrain"))
     cells = (
         sum(len(t.learning_rates) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
@@ -230,9 +232,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(
             "usage: python -m benchmarks.label_efficiency CONFIG.py --workdir W [--help | overrides]"
         )
-    config = load_config(arguments[0])
-    if not isinstance(config, Study):
-        raise ValueError(f"{arguments[0]} gives a {type(config).__name__}, not a Study")
+    config = load_config(arguments[0], Study)
     study, workdir = parse(config, arguments[1:], f"python -m benchmarks.label_efficiency {arguments[0]}")
     started = time.perf_counter()
     rows = run_study(study, workdir)

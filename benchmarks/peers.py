@@ -17,6 +17,8 @@ def peer(contestant: Contestant) -> Side:
     torch.manual_seed(0)
     torch.set_num_threads(contestant.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, which jax takes by itself
     model = _model(contestant).to(device).train()
     if "pure" in contestant.variant:
         model = model.to(torch.bfloat16)
@@ -39,7 +41,8 @@ def peer(contestant: Contestant) -> Side:
     def peak() -> float:
         return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else high_water_mib()
 
-    return Side(one, count, peak)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Side(one, count, peak, name)
 
 
 def _flags(contestant: Contestant) -> dict[str, Any]:

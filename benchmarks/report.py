@@ -114,17 +114,17 @@ def _inline(figure: Figure) -> str:
 
 def _pretraining(run: Path) -> Figure:
     rows = read_rows(run / "metrics.jsonl")
-    names = sorted(
-        {k.split("/", 1)[1] for r in rows for k in r if k.startswith("eval/") and k.endswith("nll")}
-    )
+    # One held-out set is called eval; a mixture of corpora has eval_0, eval_1 and so on.
+    names = sorted({k for r in rows for k in r if k.startswith("eval") and k.endswith("nll")})
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.4), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        for split in ("train", "eval"):
-            points = [(r["step"], r[f"{split}/{name}"]) for r in rows if f"{split}/{name}" in r]
+        split, term = name.split("/", 1)
+        for key, label in ((f"train/{term}", "train"), (name, split)):
+            points = [(r["step"], r[key]) for r in rows if key in r]
             axis.plot(
-                *zip(*points, strict=True), label=split, marker="o" if len(points) < 30 else "", markersize=3
+                *zip(*points, strict=True), label=label, marker="o" if len(points) < 30 else "", markersize=3
             )
-        axis.set(xlabel="step", ylabel="nats", title=name)
+        axis.set(xlabel="step", ylabel="nats", title=term)
         axis.legend()
     return figure
 

@@ -89,7 +89,12 @@ class Racer:
     def __init__(self, contestant: Contestant) -> None:
         """Start it and wait for its first step."""
         self.contestant = contestant
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # One GPU for each side: ours would take all, the peer takes the first.
+        environment = {
+            "CUDA_VISIBLE_DEVICES": "0",
+            **os.environ,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
         command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(dataclasses.asdict(contestant))]
         self.errors = tempfile.TemporaryFile(
             "w+"
@@ -150,9 +155,10 @@ def started(entries: Sequence[Contestant]) -> Iterator[list[Racer]]:
 def race(options: Options, model: str, dtype: str, console: Console) -> list[dict[str, Any]]:
     """One group: every contestant of a model and dtype, in rotating order."""
     with started(contestants(options, model, dtype)) as racers:
-        sizes = {racer.contestant.name: racer.first["parameters"] for racer in racers}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"the contestants do not have the same number of parameters: {sizes}")
+        for fact in ("parameters", "device"):
+            found = {racer.contestant.name: racer.first[fact] for racer in racers}
+            if len(set(found.values())) > 1:
+                raise ValueError(f"{fact} must be the same for all contestants, but: {found}")
         for number in range(options.rounds + 1):
             turn = number % len(racers)
             for racer in racers[turn:] + racers[:turn]:
@@ -181,17 +187,15 @@ def summary(racer: Racer, best: Racer) -> dict[str, Any]:
         "first_loss": racer.first["loss"],
         "last_loss": racer.last["loss"],
         "parameters": racer.first["parameters"],
+        "device": racer.first["device"],
         "step_seconds_per_round": racer.seconds,
     }
 
 
-def device() -> str:
-    """The accelerator's name, or the processor's and how many cores there are."""
-    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError):
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return (
-            subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
-        )
+def device(found: str) -> str:
+    """The accelerator that the contestants found; where they found none, the processor and how many cores there are."""
+    if found != "cpu":
+        return found
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -205,7 +209,6 @@ def circumstances(options: Options, arguments: Sequence[str]) -> dict[str, Any]:
     return {
         "command": " ".join(["python -m benchmarks.step_time", *arguments]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": device(),
         "load_before": os.getloadavg()[0],
         "versions": {"python": platform.python_version()}
         | {p: importlib.metadata.version(p) for p in packages},
@@ -242,7 +245,7 @@ def notes(facts: dict[str, Any]) -> list[str]:
         f"Command: `{facts['command']}`",
         f"{size['rows']} rows x {size['length']} tokens, {size['layers']} layers of {size['width']}, vocabulary "
         f"{size['vocab']}; dropout {options['dropout']} on both sides; AdamW (fused in PyTorch), clipping at 1; "
-        f"{options['threads']} threads.",
+        f"{options['threads']} threads; our layers unrolled (unroll={size['layers']}; the presets of BERT and GPT-2 scan).",
         f"Medians of {options['rounds']} alternating rounds of {options['steps']} steps; ratios within a round, against "
         "our first row of that model and dtype.",
         "Masking is drawn inside our step; PyTorch gets batches masked beforehand, with labels for every position (-100 "
@@ -289,7 +292,7 @@ def main(arguments: Sequence[str]) -> None:
         for dtype in options.dtypes
         for row in race(options, model, dtype, console)
     ]
-    report(rows, facts, options.out, console)
+    report(rows, facts | {"device": device(rows[0]["device"])}, options.out, console)
 
 
 if __name__ == "__main__":

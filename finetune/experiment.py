@@ -99,9 +99,10 @@ class FineTune(Run):
     """
     reuse_heads: tuple[str, ...] = ()
     """Heads to take from the run instead of starting them fresh, such as pooler."""
-    steps: int = 1000
+    steps: int = 0
+    """Updates in the whole run; 0 goes by `epochs`."""
     epochs: float = 0.0
-    """Passes over the training rows; above 0 it sets `steps`."""
+    """Passes over the training rows; 0 goes by `steps`."""
     best: str = "eval/accuracy"
     task: Task = TextClassification()
     data: LabelledData = LabelledData()
@@ -112,7 +113,9 @@ class FineTune(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0:
-            raise ValueError(f"epochs must be 0 (use steps) or positive, got {self.epochs}")
+        if self.epochs < 0 or self.steps < 0:
+            raise ValueError(f"steps {self.steps} and epochs {self.epochs} must not be negative")
+        if self.epochs and self.steps:
+            raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}: set one of them to 0")
         if self.init_parameters == "fresh" and self.reuse_heads:
             raise ValueError(f"init_parameters is fresh, but reuse_heads asks for {list(self.reuse_heads)}")

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
 from train.adapter import Params
@@ -60,7 +61,7 @@ class Source:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The run's tokenizer, checked against config.json."""
-        path = self.folder / "tokenizer.model"
+        path = self.folder / TOKENIZER_FILE
         tokenizer = load_tokenizer(path)
         expected = self.stored("tokenizer")
         if tokenizer.fingerprint != expected:

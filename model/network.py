@@ -64,6 +64,11 @@ class Network:
         """The network with its parameters; dropout is on iff a key is given."""
         return BoundNetwork(self, params, dropout_rng)
 
+    def plain(self) -> "Network":
+        """The same mathematics with nothing recomputed and no fused kernel: what FLOPs are counted of."""
+        config = dataclasses.replace(self.backbone.config, remat="none", attention="plain")
+        return dataclasses.replace(self, backbone=self.backbone.clone(config=config))
+
     def _boxed(self, rng: jax.Array) -> Params:
         config = self.backbone.config
         backbone_rng, *head_rngs = jax.random.split(rng, 1 + len(self.heads))

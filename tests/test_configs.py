@@ -18,7 +18,7 @@ FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_config(file):
-    value = load_config(str(file))
+    value = load_config(str(file), object)
     assert isinstance(value, Study | FineTune | Experiment)
     text = file.read_text()
     assert "python -m " in text and "Result:" in text

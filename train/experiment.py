@@ -41,7 +41,7 @@ class Run:
     """Evaluations without a better `best` after which the run ends; 0 never ends early."""
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
+        for field in ("batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.batch_size % self.microbatches:
@@ -59,7 +59,10 @@ class TextData:
     """Unlabelled text, and how it becomes rows."""
 
     files: tuple[str, ...] = ()
-    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names; one corpus, unless `weights` are given."""
+    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names (with a slash: tfds:NAME/CONFIG[:SPLIT]); one corpus, unless
+    `weights` are given."""
+    column: str = "text"
+    """Where the text is in .jsonl files and TFDS data sets."""
     weights: tuple[float, ...] = ()
     """Mix the entries of `files` as corpora of their own, by these weights."""
     length: int = 128
@@ -98,6 +101,8 @@ class Experiment(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.table == "semantic" and self.data.weights:
             raise ValueError(
                 f"table is 'semantic', which reads one corpus, but data.weights mixes {len(self.data.weights)}: drop the "

@@ -17,8 +17,10 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from model.kernels import choose_kernel
 from model.network import Network
 from objectives.base import Objective
 from train import metrics
@@ -83,6 +85,8 @@ class _Programs:
     init: Callable[..., Params]
     create: Callable[..., TrainState]
     train: Callable[..., Any]
+    plain: Callable[..., Any]
+    """`train` with the plain network, for counting only."""
     evaluate: Callable[..., Any]
     params_shardings: Any
     state_shapes: Any
@@ -106,13 +110,14 @@ def _programs(
     params_shardings = launcher.shardings(params_shapes, axes)
     shapes = jax.eval_shape(create, params_shapes, key)
     shardings = launcher.shardings(shapes, axes)
-    shared: dict[str, Any] = {"network": network, "objective": objective, "adapter": adapter}
+    shared: dict[str, Any] = {"objective": objective, "adapter": adapter}
     train = functools.partial(train_step, **shared, tx=tx, microbatches=microbatches)
     return _Programs(
         init=jax.jit(network.init, out_shardings=params_shardings),
         create=jax.jit(create, out_shardings=shardings),
-        train=launcher.compile(train, donate=True),
-        evaluate=launcher.compile(functools.partial(eval_step, **shared), donate=False),
+        train=launcher.compile(functools.partial(train, network=network), donate=True),
+        plain=launcher.compile(functools.partial(train, network=network.plain()), donate=False),
+        evaluate=launcher.compile(functools.partial(eval_step, network=network, **shared), donate=False),
         params_shardings=params_shardings,
         state_shapes=jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -158,14 +163,15 @@ class _Loop:
 
     def run(self) -> Result:
         state, start = self._begin()
-        self.writer = metrics.Writer(self.workdir, start)
+        self.writer = metrics.Writer(self.workdir, start) if jax.process_index() == 0 else None
         previous = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, self._request_stop)
         try:
             return self._steps(state, start)
         finally:
             signal.signal(signal.SIGTERM, previous)
-            self.writer.close()
+            if self.writer is not None:
+                self.writer.close()
             self.checkpoints.close()
             if self.best is not None:
                 self.best.close()
@@ -213,7 +219,9 @@ class _Loop:
             mininterval=0.5 if sys.stderr.isatty() else 20,
             disable=jax.process_index() > 0,
         )
-        finished, step, clock, window_start = start >= settings.steps, start, time.perf_counter(), start
+        # A run that ended early is as finished as one that took every step: starting it again must not move its best.
+        finished = start >= settings.steps or self._out_of_patience()
+        step, clock, window_start = start, time.perf_counter(), start
         window_seconds = 0.0
         while not finished:
             batch = launcher.put(self.parts.stream.batch(step, rows))
@@ -230,7 +238,7 @@ class _Loop:
                 self._absorb(window, *pending, state)
             pending, step = (step, sums), step + 1
             bar.update(1)
-            ends = step == settings.steps or self.stop_requested
+            ends = step == settings.steps or self._stops(step)
             evaluates = step % settings.eval_every == 0 or step == settings.steps
             saves = step % settings.save_every == 0 or ends
             if ends or evaluates or saves or step % settings.log_every == 0:
@@ -256,6 +264,16 @@ class _Loop:
             seconds=self.progress.seconds,
         )
 
+    def _stops(self, step: int) -> bool:
+        """Whether to stop after this step; hosts get SIGTERM at different steps, so they agree on one when they log."""
+        if jax.process_count() == 1:
+            return self.stop_requested
+        if step % self.settings.log_every:
+            return False
+        flags = multihost_utils.process_allgather(np.array(self.stop_requested))
+        self.stop_requested = bool(np.any(flags))
+        return self.stop_requested
+
     def _absorb(self, window: dict[str, tuple[float, float]], step: int, sums: Any, state: Any) -> None:
         """Fetch one step's sums; stop if they are not finite, keeping the state from before that step."""
         fetched = self.launcher.fetch(sums)
@@ -265,8 +283,9 @@ class _Loop:
             self.checkpoints.wait()
             raise FloatingPointError(
                 f"step {step}: loss {loss}, gradient norm {norm}. The state before this step is saved in "
-                f"{self.checkpoints.folder / str(step)}. Lower optimizer.learning_rate (now "
-                f"{self.settings.optimizer.learning_rate}) or look at batch {step} of the data"
+                f"{self.checkpoints.folder / str(step)}. Look at batch {step} of the data and run again to go on from there, "
+                "or start in another workdir with a lower optimizer.learning_rate (now "
+                f"{self.settings.optimizer.learning_rate})"
             )
         metrics.add(window, fetched)
 
@@ -283,7 +302,7 @@ class _Loop:
             peak = peak_flops()
             if peak is not None:
                 values["train/mfu"] = self.flops * timed / seconds / peak
-        if jax.process_index() == 0:
+        if self.writer is not None:
             self.writer.write(step, values)
         rate = values["train/tokens_per_second"] if timed > 0 and seconds > 0 else float("nan")
         bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {rate / 1e3:.1f}k tokens/s", refresh=False)
@@ -295,7 +314,7 @@ class _Loop:
             sums = evaluate(self.programs.evaluate, self.launcher, state, batches, self.rng)
             values |= {f"{name}/{k}": v for k, v in metrics.means(sums).items()}
         values["train/seconds"] = self.progress.seconds
-        if jax.process_index() == 0:
+        if self.writer is not None:
             self.writer.write(step, values)
         watched, progress = self.settings.best, self.progress
         if not watched:
@@ -309,9 +328,15 @@ class _Loop:
             self._save(self.best, state, step)
         else:
             progress.since_best += 1
-        return 0 < self.settings.patience <= progress.since_best
+        return self._out_of_patience()
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.since_best
 
     def _save(self, checkpoints: Checkpoints, state: Any, step: int) -> None:
+        if checkpoints is self.checkpoints and self.best is not None:
+            # This one will name the best step: that step must be whole on disk first, or a kill could leave a name only.
+            self.best.wait()
         clean: TrainState = self.launcher.leave(state)
         # A run that ended on a bad step can be resumed once its cause is gone.
         clean = clean._replace(bad_step=jax.numpy.full_like(clean.bad_step, -1))
@@ -319,7 +344,11 @@ class _Loop:
 
     def _count_flops(self, state: Any, batch: Any) -> None:
         shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
-        self.flops = count_flops(self.programs.train, shapes(state), shapes(batch), shapes(self.rng))
+        config = self.parts.network.backbone.config
+        # Where both are one program, its trace is needed anyway.
+        same = config.remat == "none" and choose_kernel(config, batch["tokens"].shape[-1]) == "plain"
+        step = self.programs.train if same else self.programs.plain
+        self.flops = count_flops(step, shapes(state), shapes(batch), shapes(self.rng))
         self.flops *= self.launcher.copies
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
+from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer
 from train.describe import differences, read_json, write_json
 
 MAY_CHANGE = ("launcher", "log_every", "save_every", "keep")
 """Fields of an experiment that a resumed run may set anew, because they do not change its numbers."""
+_WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp")
 
 
 def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -25,6 +28,13 @@ def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> N
     Raises:
       ValueError: the folder holds another experiment, or files of something else.
     """
+    if jax.process_index() == 0:
+        _claim(workdir, description, tokenizer)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("workdir claimed")
+
+
+def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> None:
     described = {**description, "tokenizer": tokenizer.fingerprint}
     config = workdir / "config.json"
     if config.exists():
@@ -37,14 +47,14 @@ def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> N
                 + "\n  ".join(lines[:20])
             )
         return
-    if workdir.exists() and any(workdir.iterdir()):
+    # A kill between the two files below leaves the first; it is written again.
+    if workdir.exists() and any(file.name not in _WRITTEN_FIRST for file in workdir.iterdir()):
         raise ValueError(
             f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        tokenizer.save(workdir / "tokenizer.model")
-        write_json(config, {**described, "versions": versions()})
+    tokenizer.save(workdir / TOKENIZER_FILE)
+    write_json(config, {**described, "versions": versions()})
 
 
 def _may_change(line: str) -> bool:
