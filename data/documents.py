@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import unicodedata
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -105,6 +106,11 @@ class Documents:
         start = int(self.starts[index])
         return self.tokens[start : start + int(self.lengths[index])].astype(np.int32)
 
+    @property
+    def digest(self) -> str:
+        """Of all documents in their order: another corpus has another one."""
+        return hashlib.blake2b(self.hashes.tobytes(), digest_size=8).hexdigest()
+
     def hash(self, index: int) -> int:
         """Hash of the normalised text: equal hashes are the same document."""
         return int(self.hashes[index])
@@ -138,7 +144,7 @@ class DocumentsWriter:
 
     def __init__(self, directory: str | Path):
         self._final = Path(directory)
-        self._partial = self._final.with_name(f"{self._final.name}.partial-{os.getpid()}")
+        self._partial = self._final.with_name(f"{self._final.name}.partial-{uuid.uuid4().hex[:12]}")
         self._lengths: list[np.ndarray] = []
         self._hashes: list[np.ndarray] = []
         self._dtype = np.dtype(np.uint16)

@@ -9,6 +9,7 @@ import glob
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +66,7 @@ def lines(path: Path, raw: IO[bytes] | None = None) -> Iterator[str]:
                     inside = " of the uncompressed text" if path.suffix == ".gz" else ""
                     raise DataError(f"{path}: byte {at}{inside} is not UTF-8 ({error.reason})") from error
                 offset += len(line)
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path}: damaged gzip file after {offset} bytes ({error})") from error
 
 

@@ -99,6 +99,14 @@ class BoundNetwork:
         self.companion = companion
         self.config: TransformerConfig = network.backbone.config
 
+    def redrawn(self, index: int) -> "BoundNetwork":
+        """The same network under other dropout: two encodes of one bound network drop the same values."""
+        if index == 0 or self.dropout_rng is None:
+            return self
+        return BoundNetwork(
+            self.network, self.params, jax.random.fold_in(self.dropout_rng, index), self.companion
+        )
+
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says."""
         type_ids_BL = batch["type_ids"] if "type_ids" in batch else None

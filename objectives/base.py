@@ -62,7 +62,7 @@ class Objective:
     additive: ClassVar[bool] = True
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
     companions: ClassVar[tuple[str, ...]] = ()
-    """Names of frozen networks that the loop binds as network.companion[name]."""
+    """Names of frozen networks that it reads as network.companion[name]; until a loop binds them, runs refuse it."""
     family: ClassVar[Literal["encoder", "decoder"]] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder) or causal (decoder)."""
     make_example: ClassVar[Any] = None
@@ -92,6 +92,14 @@ class Objective:
     def check(self, config: TransformerConfig, length: int) -> None:
         """Raise ValueError if rows of this length on this backbone cannot work."""
         return None
+
+    def refuse_causal(self, config: TransformerConfig, what: str) -> None:
+        """For `check`: raise ValueError on a backbone in which tokens see only what stands before them."""
+        if config.causal:
+            raise ValueError(
+                f"{type(self).__name__} {what}, but in the causal backbone {type(config).__name__} a token sees only those "
+                "before it"
+            )
 
     def check_documents(self, docs: Documents) -> None:
         """Raise ValueError if `make_example` could not serve these documents; called once, at the start."""

@@ -114,7 +114,8 @@ class MaskedLM(Objective):
         return {"nll": math.log(config.vocab_size)}
 
     def check(self, config: TransformerConfig, length: int) -> None:
-        """The vocabulary must hold the mask and something to predict."""
+        """The vocabulary must hold the mask and something to predict; the backbone must look both ways."""
+        self.refuse_causal(config, "predicts a masked token from both sides")
         if not 0 <= self.mask_id < config.vocab_size:
             raise ValueError(f"mask_id {self.mask_id} is outside the vocabulary of {config.vocab_size}")
         if self.mask_id >= self.first_ordinary_id:

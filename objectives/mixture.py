@@ -184,7 +184,7 @@ class Mixture(Objective):
             return super().__call__(network, batch, rng)
         return _join(
             {
-                name: part(network, batch, jax.random.fold_in(rng, index))
+                name: part(network.redrawn(index), batch, jax.random.fold_in(rng, index))
                 for index, (name, part, _) in enumerate(self.parts)
             }
         )

@@ -157,13 +157,13 @@ class NeighbourWords(Objective):
             )
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of documents cut into segments; document index % len(docs) opens it."""
+        """One row of documents cut into segments; index % len(docs) opens it unless it is below shortest_document."""
         lengths, builder = self._lengths(), RowBuilder(self.length)
         pieces = self.segments_per_document
         first = index % len(docs)
         while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
             wanted = size - SPECIALS * pieces
-            document = draw_document(docs, first, wanted, rng)
+            document = draw_document(docs, first, self.shortest_document - SPECIALS * pieces, rng)
             first = int(rng.integers(len(docs)))
             wanted = min(wanted, len(document))
             if wanted < pieces:

@@ -105,6 +105,7 @@ class NextSentence(Objective):
 
     def check(self, config: TransformerConfig, length: int) -> None:
         """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
+        self.refuse_causal(config, "reads a pair off its first token")
         if length != self.length:
             raise ValueError(
                 f"the data's rows have length {length}, the objective makes rows of length {self.length}"
@@ -129,7 +130,7 @@ class NextSentence(Objective):
         labels = np.full(self.max_segments, -1, np.int32)
         first = index % len(docs)
         while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
-            one, other = draw_two(docs, first, size - SPECIALS, rng)
+            one, other = draw_two(docs, first, rng)
             a, b, label = _pair(one, other, size - SPECIALS, rng)
             labels[builder.segments] = label
             tokens = np.concatenate([[self.cls_id], a, [self.sep_id], b, [self.sep_id]])

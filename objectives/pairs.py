@@ -80,7 +80,10 @@ class RowBuilder:
 
 
 def draw_document(docs: Documents, first: int, tokens: int, rng: np.random.Generator) -> np.ndarray:
-    """A document of at least `tokens`: the `first` index, else a uniform draw, else the longest one seen."""
+    """A document of at least `tokens`: the `first` index, else a uniform draw, else the longest one seen.
+
+    Documents below `tokens` are passed over: ask for no more than is needed.
+    """
     best = docs[first]
     for _ in range(TRIES):
         if len(best) >= tokens:
@@ -90,35 +93,27 @@ def draw_document(docs: Documents, first: int, tokens: int, rng: np.random.Gener
     return best
 
 
-def draw_two(
-    docs: Documents, first: int, tokens: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two documents of different text, each drawn as `draw_document` does."""
-    one = _search(docs, first, tokens, None, rng)
-    two = _search(docs, int(rng.integers(len(docs))), tokens, docs.hash(one), rng)
-    return docs[one], docs[two]
+def draw_two(docs: Documents, first: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two documents of different text that can be cut in two: the `first` index if it can, and a uniform draw.
+
+    Lengths play no part: a preference for long ones on one side would tell the label of a pair.
+    """
+    one = _search(docs, first, None, rng)
+    return docs[one], docs[_search(docs, int(rng.integers(len(docs))), docs.hash(one), rng)]
 
 
-def _search(docs: Documents, first: int, tokens: int, unlike: int | None, rng: np.random.Generator) -> int:
-    """Index of a document unlike that hash, of at least two tokens, and of `tokens` if one turns up."""
-    best, longest = -1, 1
+def _search(docs: Documents, first: int, unlike: int | None, rng: np.random.Generator) -> int:
+    """Index of a document of at least two tokens, unlike that hash: `first`, else a uniform draw, else the next."""
     index = first
     for _ in range(TRIES):
-        size = len(docs[index])
-        if size > longest and docs.hash(index) != unlike:
-            best, longest = index, size
-        if longest >= tokens:
-            return best
+        if len(docs[index]) > 1 and docs.hash(index) != unlike:
+            return index
         index = int(rng.integers(len(docs)))
     for step in range(len(docs)):
-        if best >= 0:
-            break
         index = (first + step) % len(docs)
         if len(docs[index]) > 1 and docs.hash(index) != unlike:
-            best = index
-    if best < 0:
-        raise ValueError("fewer than two different documents of at least two tokens: no pair can be made")
-    return best
+            return index
+    raise ValueError("fewer than two different documents of at least two tokens: no pair can be made")
 
 
 def check_two_distinct(docs: Documents, purpose: str) -> None:

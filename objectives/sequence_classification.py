@@ -75,6 +75,11 @@ class SequenceClassification(Objective):
         """Uniform over the classes."""
         return {"nll": math.log(self.classes)}
 
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """The first token of a causal backbone has seen nothing."""
+        if self.pooling == "cls":
+            self.refuse_causal(config, "reads a segment off its first token (pooling cls; take mean)")
+
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
         """float32[B, G, classes]; also what predictions are made of."""
         segments = batch["labels"].shape[1]

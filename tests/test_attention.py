@@ -16,6 +16,7 @@ from model.encoder import EncoderConfig, encoder_tiny
 from model.gpt2 import Gpt2Config
 from model.kernels import MASKED, allowed, choose_kernel, compiling_for
 from model.network import Network
+from train.launch import Mesh
 
 B, L, H, K = 2, 128, 2, 16
 SMALL = {"vocab_size": 61, "layers": 2, "width": 32, "heads": 2, "mlp_width": 48, "max_positions": 256}
@@ -90,6 +91,21 @@ def test_splash_splits_rows_and_heads_over_a_mesh():
     assert out.sharding.is_equivalent_to(rows, 4)
     assert "all-gather" not in compiled.as_text()
     np.testing.assert_allclose(out, value_and_grads(splash, True)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mesh_launcher_tells_a_kernel_how_to_split():
+    """The launched step, with nothing set by hand: rows go over data and fsdp, heads over tensor."""
+    launcher = Mesh(data=2, fsdp=2, tensor=2)
+
+    def step(state, batch, rng):
+        return kernels.splash_attention(*(batch[name] for name in "qkvs"), True, interpret=True)
+
+    twice = {name: np.concatenate([x, x]) for name, x in zip("qkvs", (*QKV, SEGMENTS), strict=True)}
+    placed = launcher.put(twice)
+    compiled = launcher.compile(step, donate=False).lower((), placed, ()).compile()
+    assert "all-gather" not in compiled.as_text()
+    expected = launcher._sharding(("data", "fsdp"), None, "tensor", None)
+    assert compiled((), placed, ()).sharding.is_equivalent_to(expected, 4)
 
 
 def test_splash_inside_pmap_is_local():

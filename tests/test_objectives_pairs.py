@@ -111,6 +111,14 @@ def test_examples_are_pure_and_visit_every_document():
     assert set(long_enough) <= opened
 
 
+def test_short_documents_are_used_beside_long_ones():
+    """A document shorter than the drawn pair shortens the pair instead of giving way to a longer document."""
+    docs = Corpus([20] * 60 + [500])
+    objective = _objective(length=64, max_segments=8, shortest_pair=8, longest_pair=64)
+    rows = [objective.make_example(docs, i, np.random.default_rng(i)) for i in range(len(docs))]
+    assert {int(row["tokens"][1]) // 1000 - 1 for row in rows} == set(range(len(docs)))
+
+
 def test_one_distinct_document_is_refused_at_the_start():
     with pytest.raises(ValueError, match="two different documents"):
         _objective().check_documents(Corpus([50] * 5, hashes=[3] * 5))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,11 @@ import pytest
 
 from objectives.base import LossOut
 from objectives.masked_lm import MaskedLM
-from tests.tiny import RaggedStream, parts, settings
+from tests.tiny import RaggedStream, encoder, parts, settings
+from train import checkpoint
 from train.checkpoint import load_params, saved_steps
 from train.launch import Mesh, Pmap
-from train.loop import run
+from train.loop import _Loop, run
 from train.metrics import read_rows
 
 
@@ -135,6 +137,60 @@ def test_early_stopping_keeps_the_best_checkpoint_and_survives_a_resume(tmp_path
         run(config, parts(stream=RaggedStream(fail_at=3)), tmp_path / "b")
     again = run(config, parts(), tmp_path / "b")
     assert (again.best_step, again.step) == (1, 4)
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path):
+    config = settings(steps=40, eval_every=1, save_every=1, best="eval/nll", best_mode="max", patience=3)
+    run(config, parts(), tmp_path)
+    before = leaves(tmp_path, 1, "best")
+    again = run(config, parts(stream=RaggedStream(fail_at=4)), tmp_path)  # reading a batch would fail
+    assert (again.best_step, again.step) == (1, 4) and saved_steps(tmp_path / "best") == [1]
+    assert_bitwise(before, leaves(tmp_path, 1, "best"))
+
+
+def test_the_best_checkpoint_is_whole_before_one_names_it(tmp_path, monkeypatch):
+    """A kill right after a checkpoint is committed must find the best step that it names."""
+    missing = []
+    real = checkpoint.write_hashes
+
+    def slow_for_best(folder):
+        if folder.parent.name == "best":
+            time.sleep(0.3)
+        elif not (tmp_path / "best" / "1" / checkpoint.HASHES).exists():
+            missing.append(folder)
+        real(folder)
+
+    monkeypatch.setattr(checkpoint, "write_hashes", slow_for_best)
+    run(settings(steps=2, eval_every=1, save_every=1, best="eval/nll", best_mode="max"), parts(), tmp_path)
+    assert not missing
+
+
+def test_an_old_checkpoint_stays_until_the_new_one_is_committed(tmp_path, monkeypatch):
+    whole = []
+    real = checkpoint.write_hashes
+
+    def watch(folder):
+        whole.append(
+            [s for s in saved_steps(folder.parent) if (folder.parent / str(s) / checkpoint.HASHES).exists()]
+        )
+        real(folder)
+
+    monkeypatch.setattr(checkpoint, "write_hashes", watch)
+    run(settings(keep=1), parts(), tmp_path)
+    assert whole == [[], [2], [4]]
+    assert saved_steps(tmp_path / "checkpoints") == [6]
+
+
+def test_flops_do_not_count_what_remat_repeats(tmp_path):
+    rates = []
+    for name, remat in (("a", "none"), ("b", "full")):
+        config = encoder(remat=remat)
+        loop = _Loop(settings(), parts(config=config), tmp_path / name, "x")
+        state, _ = loop._begin()
+        loop._count_flops(state, RaggedStream().batch(0))
+        rates.append(loop.flops)
+        loop.checkpoints.close()
+    assert rates[0] == rates[1] > 0
 
 
 def test_a_metric_that_does_not_exist_is_named(tmp_path):

@@ -1,19 +1,29 @@
 """Configurations that cannot work are refused before anything compiles, with both values and what to do."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from model.gpt2 import Gpt2Config
 from model.network import Network
 from objectives.masked_lm import MaskedLM
+from objectives.sequence_classification import SequenceClassification
 from tests.tiny import encoder, masked_lm, settings
-from train.build import check_model, check_run, check_segments
+from train.build import check_model, check_run, check_segments, check_vocabulary
 from train.describe import decode, differences, encode
 from train.experiment import TextData
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer, decay_mask, depth_multipliers
+
+GPT = Gpt2Config(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=32)
+
+
+class WithCompanion(MaskedLM):
+    companions = ("reference",)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,23 @@ from train.optimizer import Optimizer, decay_mask, depth_multipliers
             "data.max_segments 3 is above the objective's max_segments 2",
         ),
         (lambda: encoder(heads=3), "width 16 is not divisible by heads 3"),
-        (lambda: Optimizer(warmup=0.9, decay=0.2), "warmup 0.9 and optimizer.decay 0.2"),
+        (
+            lambda: Optimizer(schedule="wsd", warmup=0.9, decay=0.2),
+            "warmup 0.9 and optimizer.decay 0.2",
+        ),
+        (lambda: Optimizer(clip_norm=-1.0), "clip_norm -1.0 .* must not be negative"),
+        (lambda: Mesh(fsdp=0).check(), "fsdp=0 .* has an axis below 1"),
+        (lambda: TextData(eval_rows=0), "data.eval_rows 0 must be at least 1"),
+        (lambda: check_run(settings(), WithCompanion(mask_id=4, max_segments=1)), "companion .*'reference'"),
+        (lambda: check_model(GPT, masked_lm(), 32), "MaskedLM predicts .* causal backbone Gpt2Config"),
+        (
+            lambda: check_model(GPT, SequenceClassification(classes=2), 32),
+            "SequenceClassification .* causal backbone Gpt2Config",
+        ),
+        (
+            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder()),
+            "60 pieces but model.vocab_size is 64",
+        ),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),
     ],
 )
@@ -85,13 +111,32 @@ def test_every_parameter_is_covered_by_a_decay_rule():
 
 def test_layer_decay_falls_with_depth_along_the_stack():
     params = {
-        "backbone": {"embed": {"tokens": jnp.zeros((5, 2))}, "layers": {"kernel": jnp.zeros((3, 2, 2))}},
+        "backbone": {
+            "embed": {"tokens": jnp.zeros((5, 2))},
+            "embed_norm": {"scale": jnp.zeros(2)},
+            "layers": {"kernel": jnp.zeros((3, 2, 2))},
+        },
         "heads": {"x": {"kernel": jnp.zeros((2, 2))}},
     }
     scale = depth_multipliers(params, 0.5)
     assert float(scale["backbone"]["embed"]["tokens"].item()) == 0.0625
+    assert float(scale["backbone"]["embed_norm"]["scale"].item()) == 0.0625
     assert scale["backbone"]["layers"]["kernel"].ravel().tolist() == [0.125, 0.25, 0.5]
     assert float(scale["heads"]["x"]["kernel"].item()) == 1.0
+
+
+def test_lamb_trusts_each_layer_of_a_stack_on_its_own():
+    """With equal gradients Adam's first update is the same everywhere: what differs is each layer's own norm."""
+    layers = {"layers": {"kernel": jnp.stack([jnp.full((2, 2), 1.0), jnp.full((2, 2), 10.0)])}}
+    lamb = Optimizer(
+        name="lamb", learning_rate=0.1, schedule="constant", warmup=0.0, weight_decay=0.0, clip_norm=0
+    )
+    tx = lamb.build(1)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, layers), tx.init(layers), layers)
+    moved = updates["layers"]["kernel"][:, 0, 0]
+    np.testing.assert_allclose(
+        moved, [-0.1, -1.0], rtol=1e-3
+    )  # learning rate x norm of the layer / norm of the update
 
 
 def test_schedules_have_their_published_shapes():

@@ -81,6 +81,8 @@ def build(experiment: Experiment) -> Built:
         "model": encode(experiment.model),
         "objective": encode(experiment.objective),
         "adapter": encode(parts.adapter),
+        # A resumed run on changed files would read other batches under the same numbers.
+        "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
     }
     return Built(parts=parts, tokenizer=tokenizer, description=description)
 
@@ -163,6 +165,11 @@ def check_run(run: Run, objective: Objective) -> None:
         raise ValueError(
             f"batch_size {run.batch_size} is not divisible by {run.launcher.shards} data-parallel devices x "
             f"{run.microbatches} microbatches = {parts}"
+        )
+    if objective.companions:
+        raise ValueError(
+            f"{type(objective).__name__} asks for the companion networks {list(objective.companions)}, but no loop binds "
+            "any yet"
         )
     if parts > 1 and not objective.additive:
         raise ValueError(

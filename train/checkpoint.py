@@ -9,6 +9,7 @@ trees, shapes and shardings.
 import concurrent.futures
 import hashlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ class Checkpoints:
         self.notices: list[str] = []
         # Orbax and absl report every save at INFO; a run's own lines should not drown in them.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        # Orbax would drop old steps before the new one is hashed, and a kill in between would leave none: see _commit.
+        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True)
+        self._keep = keep
         self._manager = ocp.CheckpointManager(
             self.folder, options=options, item_names=("params", "train", "host")
         )
@@ -44,7 +47,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, host: dict[str, Any]) -> None:
         """Start saving; returns once the arrays have been copied off the devices. Saving a step twice is a no-op."""
         self.wait()
-        if step in self._manager.all_steps():
+        if step in saved_steps(self.folder):
             return
         tree = nested(state)
         params = {k: tree.pop(k) for k in ("trainable", "frozen") if k in tree}
@@ -58,6 +61,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
             write_hashes(self.folder / str(step))
+            for old in saved_steps(self.folder)[self._keep :]:
+                # Unmarked first: what a kill leaves of it must not look like a damaged checkpoint.
+                (self.folder / str(old) / HASHES).unlink(missing_ok=True)
+                shutil.rmtree(self.folder / str(old))
 
     def wait(self) -> None:
         """Until the last save is on disk and hashed; raises what went wrong there."""
@@ -82,9 +89,7 @@ class Checkpoints:
             for step in saved_steps(self.folder):
                 if found is None or step > found:
                     self._set_aside(step)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("checkpoints set aside")
-        self._manager.reload()
+        self._settle()
         return found
 
     def discard_after(self, step: int) -> None:
@@ -93,6 +98,12 @@ class Checkpoints:
             for later in saved_steps(self.folder):
                 if later > step:
                     self._set_aside(later)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Every process sees the folder as process 0 left it."""
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{self.folder.name} settled")
         self._manager.reload()
 
     def _set_aside(self, step: int) -> None:

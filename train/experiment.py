@@ -59,8 +59,8 @@ class TextData:
     """Unlabelled text, and how it becomes rows."""
 
     files: tuple[str, ...] = ()
-    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names (with a slash: tfds:NAME/CONFIG[:SPLIT]); one corpus, unless
-    `weights` are given."""
+    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names (with a slash: tfds:NAME/CONFIG[:SPLIT]); one corpus,
+    unless `weights` are given."""
     column: str = "text"
     """Where the text is in .jsonl files and TFDS data sets."""
     weights: tuple[float, ...] = ()
@@ -84,6 +84,11 @@ class TextData:
         if self.weights and len(self.weights) != len(self.files):
             raise ValueError(
                 f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}"
+            )
+        if self.length < 1 or self.max_segments < 1 or self.eval_rows < 1:
+            raise ValueError(
+                f"data.length {self.length}, data.max_segments {self.max_segments} and data.eval_rows {self.eval_rows} "
+                "must be at least 1"
             )
         if not 0 < self.held_out < 1:
             raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")

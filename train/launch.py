@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train.tree import path_names
@@ -123,6 +124,10 @@ class Mesh:
 
     def check(self) -> None:
         """The mesh must use every device exactly once."""
+        if self.fsdp < 1 or self.tensor < 1 or (self.data < 1 and self.data != -1):
+            raise ValueError(
+                f"the mesh data={self.data} fsdp={self.fsdp} tensor={self.tensor} has an axis below 1 (only data may be -1)"
+            )
         shape, devices = self.shape, jax.device_count()
         if int(np.prod(shape)) != devices:
             raise ValueError(
@@ -172,9 +177,14 @@ class Mesh:
 
     def compile(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """Jit `step(state, batch, rng)`; shardings follow from the arguments."""
-        return jax.jit(
-            lambda state, batch, rng: step(state, batch, rng), donate_argnums=(0,) if donate else ()
-        )
+        mesh = self._sharding().mesh.abstract_mesh
+
+        def traced(state: Tree, batch: Tree, rng: Tree) -> Any:
+            # The partitioner cannot split a kernel: it looks here for the axes over which to split itself.
+            with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(ACTIVATION_RULES):
+                return step(state, batch, rng)
+
+        return jax.jit(traced, donate_argnums=(0,) if donate else ())
 
     def _rows(self) -> NamedSharding:
         return self._sharding(("data", "fsdp"))

@@ -283,8 +283,8 @@ class _Loop:
             self.checkpoints.wait()
             raise FloatingPointError(
                 f"step {step}: loss {loss}, gradient norm {norm}. The state before this step is saved in "
-                f"{self.checkpoints.folder / str(step)}. Look at batch {step} of the data and run again to go on from there, "
-                "or start in another workdir with a lower optimizer.learning_rate (now "
+                f"{self.checkpoints.folder / str(step)}. Look at batch {step} of the data and run again to go on from "
+                "there, or start in another workdir with a lower optimizer.learning_rate (now "
                 f"{self.settings.optimizer.learning_rate})"
             )
         metrics.add(window, fetched)
@@ -322,7 +322,9 @@ class _Loop:
         if watched not in values:
             raise ValueError(f"best={watched!r} is not among the evaluated metrics {sorted(values)}")
         sign = 1 if self.settings.best_mode == "max" else -1
-        if progress.best_value is None or sign * values[watched] > sign * progress.best_value:
+        # A value that is not a number is never better.
+        best = -np.inf if progress.best_value is None else sign * progress.best_value
+        if sign * values[watched] > best:
             progress.best_value, progress.best_step, progress.since_best = values[watched], step, 0
             assert self.best is not None
             self._save(self.best, state, step)

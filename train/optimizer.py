@@ -52,10 +52,15 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
-        if not 0 <= self.warmup <= 1 or not 0 <= self.decay <= 1 or self.warmup + self.decay > 1:
+        together = self.warmup + (self.decay if self.schedule == "wsd" else 0)
+        if not 0 <= self.warmup <= 1 or not 0 <= self.decay <= 1 or together > 1:
             raise ValueError(
                 f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are shares of all steps: each in "
-                "[0, 1], together at most 1"
+                "[0, 1], for schedule wsd together at most 1"
+            )
+        if self.clip_norm < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"optimizer.clip_norm {self.clip_norm} and optimizer.weight_decay {self.weight_decay} must not be negative"
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
@@ -87,7 +92,7 @@ class Optimizer:
         if self.weight_decay > 0:
             chain.append(optax.add_decayed_weights(self.weight_decay, mask=decay_mask))
         if self.name == "lamb":
-            chain.append(optax.scale_by_trust_ratio())
+            chain.append(_scale_by_layer_trust())
         if self.layer_decay < 1:
             chain.append(_scale_by_depth(self.layer_decay))
         chain.append(optax.scale_by_learning_rate(self.rate(steps)))
@@ -131,10 +136,23 @@ def depth_multipliers(params: Params, layer_decay: float) -> Params:
         if "layers" in names:
             powers = layer_decay ** jnp.arange(layers, 0, -1, dtype=jnp.float32)
             return powers.reshape(layers, *[1] * (leaf.ndim - 1))
-        depth = 0 if "embed" in names else layers + 1
+        # embed and embed_norm; scope names below heads (heads/x/embed, say) are no part of the backbone's bottom.
+        depth = 0 if any(name.startswith("embed") for name in names) and "heads" not in names else layers + 1
         return jnp.asarray(layer_decay ** (layers + 1 - depth), jnp.float32).reshape([1] * leaf.ndim)
 
     return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _scale_by_layer_trust() -> optax.GradientTransformation:
+    """LAMB's |parameter| / |update| (You et al., arXiv 1904.00962, algorithm 2), for each layer of a scanned stack."""
+
+    def scale(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        axes = tuple(range(1 if "layers" in path_names(path) else 0, update.ndim))
+        norms = [jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True)) for x in (param, update)]
+        usable = (norms[0] > 0) & (norms[1] > 0)
+        return update * jnp.where(usable, norms[0] / jnp.where(usable, norms[1], 1.0), 1.0)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates, params))
 
 
 def _scale_by_depth(layer_decay: float) -> optax.GradientTransformation:
