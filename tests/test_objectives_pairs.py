@@ -75,12 +75,12 @@ def test_a_rare_other_document_is_found():
 @pytest.mark.parametrize("length", [64, 128, 512])
 def test_rows_are_full(length):
     objective = _objective(length=length, max_segments=length // 32, longest_pair=min(length, 128))
-    docs = Corpus(_sizes())
+    docs = Corpus(130 + _sizes())  # documents shorter than a pair would shorten it
     filled = [
         np.mean(objective.make_example(docs, i, np.random.default_rng(i))["segment_ids"] > 0)
         for i in range(200)
     ]
-    assert np.mean(filled) >= 0.97
+    assert np.mean(filled) >= 0.99
 
 
 def test_lengths_and_places_do_not_tell_the_label():
