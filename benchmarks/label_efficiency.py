@@ -1,8 +1,8 @@
 """What a hand-off gains: one pretraining run, several tasks, from the checkpoint and from scratch, by number of labels.
 
 `python -m benchmarks.label_efficiency configs/demo.py --workdir runs/demo`. Both arms get the same architecture, tokenizer,
-labels, steps and evaluations, and the same care: each arm's learning rate is chosen on the eval split, with the first seed,
-from a grid of the same size. The test split is scored once per run, with the checkpoint that was best on the eval split.
+labels, steps and evaluations, and the same care: each arm's optimizer is chosen on the eval split, with the first seed,
+from the same few. The test split is scored once per run, with the checkpoint that was best on the eval split.
 Resumable: finished runs are read, not repeated. It must not know a model or an objective.
 """
 
@@ -28,6 +28,7 @@ from train.__main__ import pretrain
 from train.cli import Preempted, load_config, one_line_errors, parse
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
+from train.optimizer import Optimizer
 
 EVALUATIONS = 20
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
@@ -43,16 +44,15 @@ class Cell:
     arm: str
     labels: int
     steps: int
-    learning_rate: float
+    optimizer: Optimizer
     seed: int
 
     @property
     def folder(self) -> Path:
         """Where it lies below the study's folder."""
         labels = str(self.labels) if self.labels else "all"
-        return Path(
-            "runs", self.task.name, f"{self.arm}-{labels}", f"lr{self.learning_rate:g}-seed{self.seed}"
-        )
+        rates = f"lr{self.optimizer.learning_rate:g}-decay{self.optimizer.layer_decay:g}"
+        return Path("runs", self.task.name, f"{self.arm}-{labels}", f"{rates}-seed{self.seed}")
 
     def experiment(self, init: Path) -> FineTune:
         """The task's fine-tuning with this cell's values."""
@@ -71,7 +71,7 @@ class Cell:
             keep=1,
             best=f"eval/{self.task.metric}",
             data=dataclasses.replace(base.data, labels=self.labels, test=""),
-            optimizer=dataclasses.replace(base.optimizer, learning_rate=self.learning_rate),
+            optimizer=self.optimizer,
         )
 
 
@@ -147,9 +147,7 @@ def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     if result.preempted:
         raise Preempted(STOPPED.format(workdir / "pretrain", result.step))
     source = open_run(str(workdir / "pretrain"))
-    cells = (
-        sum(len(t.learning_rates) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
-    )
+    cells = sum(len(t.optimizers) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
     counter = _Counter(cells)
     rows: list[dict[str, Any]] = []
     for task in study.tasks:
@@ -180,9 +178,9 @@ def _compare(
     chosen: dict[str, list[tuple[Cell, Outcome]]] = {}
     for arm in ("scratch", "pretrained"):
         tried = []
-        for rate in task.learning_rates:
+        for optimizer in task.optimizers:
             cell = Cell(
-                task=task, arm=arm, labels=labels, steps=steps, learning_rate=rate, seed=study.seeds[0]
+                task=task, arm=arm, labels=labels, steps=steps, optimizer=optimizer, seed=study.seeds[0]
             )
             tried.append((cell, run_cell(cell, workdir, source)))
             counter.done()
@@ -207,7 +205,8 @@ def _compare(
                 "seconds": seconds,
                 "eval_score": outcome.eval_score,
                 "train_score": outcome.train_score,
-                "learning_rate": cell.learning_rate,
+                "learning_rate": cell.optimizer.learning_rate,
+                "layer_decay": cell.optimizer.layer_decay,
                 "curve": [list(point) for point in outcome.curve],
             }
     if task.linear:

@@ -99,7 +99,7 @@ def write_report(rows: Sequence[Row], workdir: Path) -> None:
         "body{font-family:system-ui,sans-serif;max-width:1150px;margin:2em auto;padding:0 1em;color:#222}"
         "img{max-width:100%}pre{overflow-x:auto}</style></head><body><h1>What the hand-off gains</h1>"
         "<p>One pretraining run without labels; each task fine-tuned from its checkpoint and from scratch with the same "
-        "architecture, tokenizer, labels and steps. Learning rates were chosen on the eval split; scores are on the test "
+        "architecture, tokenizer, labels and steps. Optimizers were chosen on the eval split; scores are on the test "
         f"split.</p>{table}{body}</body></html>"
     )
     (workdir / "report.html").write_text(page, encoding="utf-8")

@@ -4,6 +4,7 @@ import dataclasses
 
 from finetune.experiment import FineTune
 from train.experiment import Experiment
+from train.optimizer import Optimizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,12 +13,17 @@ class Task:
 
     name: str
     finetune: FineTune
-    """Data, steps and the rest; init, labels, seed and learning rate are set by the study."""
+    """Data, steps and the rest; init, labels, seed and optimizer are set by the study."""
     metric: str = "accuracy"
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """The grid that each arm chooses from on the eval split."""
+    optimizers: tuple[Optimizer, ...]
+    """What each arm chooses from on the eval split; they differ in learning rate or layer_decay."""
     linear: bool = False
     """Whether a TF-IDF + linear model is scored on the same labels and splits."""
+
+    def __post_init__(self) -> None:
+        names = [(one.learning_rate, one.layer_decay) for one in self.optimizers]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"optimizers must differ in (learning_rate, layer_decay), got {names}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

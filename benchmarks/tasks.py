@@ -6,14 +6,20 @@ from finetune.tasks import TextClassification, TokenClassification
 from train.optimizer import Optimizer
 
 LENGTH = 128
-OPTIMIZER = Optimizer(warmup=0.1)
+
+
+def optimizer(learning_rate: float, layer_decay: float = 1.0, weight_decay: float = 0.01) -> Optimizer:
+    """AdamW with a tenth of the steps to warm up."""
+    return Optimizer(
+        learning_rate=learning_rate, layer_decay=layer_decay, weight_decay=weight_decay, warmup=0.1
+    )
 
 
 def pos() -> Task:
     """Part-of-speech tags of CoNLL-2003, one per word."""
     return Task(
         name="pos",
-        learning_rates=(3e-3, 1e-2),
+        optimizers=(optimizer(3e-3), optimizer(1e-2)),
         finetune=FineTune(
             task=TokenClassification(),
             data=LabelledData(
@@ -28,21 +34,18 @@ def pos() -> Task:
                 train_sample=128,
             ),
             model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            optimizer=OPTIMIZER,
             batch_size=8,
         ),
     )
 
 
 def sentiment(
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3),
-    dropout: float = 0.1,
-    optimizer: Optimizer = OPTIMIZER,
+    optimizers: tuple[Optimizer, ...] = (optimizer(3e-4), optimizer(1e-3)), dropout: float = 0.1
 ) -> Task:
     """Rotten Tomatoes: is a film reviewer's sentence positive?"""
     return Task(
         name="sentiment",
-        learning_rates=learning_rates,
+        optimizers=optimizers,
         linear=True,
         finetune=FineTune(
             task=TextClassification(pooling="mean"),
@@ -55,7 +58,6 @@ def sentiment(
                 train_sample=128,
             ),
             model=ModelChanges(dropout=dropout, attention_dropout=0.0),
-            optimizer=optimizer,
             batch_size=8,
         ),
     )

@@ -64,6 +64,7 @@ class Result:
     best_step: int | None
     best_value: float | None
     preempted: bool
+    """SIGTERM came, perhaps in the very last step: whoever has more runs to do should stop, too."""
     seconds: float
     """Training time: without compilation, evaluation and saving."""
 
@@ -260,7 +261,7 @@ class _Loop:
             step=step,
             best_step=self.progress.best_step,
             best_value=self.progress.best_value,
-            preempted=self.stop_requested and step < settings.steps,
+            preempted=self.stop_requested,
             seconds=self.progress.seconds,
         )
 
