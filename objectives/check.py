@@ -5,19 +5,24 @@ small). Without a path every objective of this package is examined.
 """
 
 import argparse
+import doctest
+import importlib
 import importlib.util
+import io
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import jax
 
 from objectives.base import Objective
 from objectives.examples import example_of, examples, small_batch, small_config
-from objectives.properties import examine
+from objectives.properties import Verdict, examine
 
 
-def _load(path: Path) -> Objective:
+def _load(path: Path) -> tuple[Objective, ModuleType]:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise SystemExit(f"{path} is no Python file")
@@ -30,14 +35,26 @@ def _load(path: Path) -> Objective:
         raise SystemExit(str(error)) from error
     if objective is None:
         raise SystemExit(f"{path} defines no subclass of objectives.base.Objective")
-    return objective
+    return objective, module
 
 
-def _chosen(paths: list[Path]) -> Iterator[tuple[str, Objective]]:
+def _chosen(paths: list[Path]) -> Iterator[tuple[str, Objective, ModuleType]]:
     if not paths:
-        yield from examples()
+        for name, objective in examples():
+            yield name, objective, importlib.import_module(f"objectives.{name}")
     for path in paths:
-        yield str(path), _load(path)
+        yield str(path), *_load(path)
+
+
+def worked_number_holds(module: ModuleType) -> Verdict:
+    """The module's doctests pass, and there is at least one: a number worked by hand, and whence it comes."""
+    said = io.StringIO()
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in doctest.DocTestFinder().find(module):
+        runner.run(test, out=said.write)
+    detail = "no doctest with a number worked by hand" if not runner.tries else said.getvalue().strip()
+    wrong = runner.failures if runner.tries else 1
+    return Verdict("its worked number holds", "fails" if wrong else "holds", float(wrong), 0.0, detail)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,9 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     jax.config.update("jax_numpy_rank_promotion", "raise")
     failed = 0
-    for name, objective in _chosen(parser.parse_args(arguments).paths):
+    for name, objective, module in _chosen(parser.parse_args(arguments).paths):
         print(f"{name}: {type(objective).__name__}")
-        for verdict in examine(objective, small_config(objective), small_batch(objective)):
+        found = examine(objective, small_config(objective), small_batch(objective))
+        for verdict in itertools.chain([worked_number_holds(module)], found):
             failed += not verdict
             figure = (
                 ""

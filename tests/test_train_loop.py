@@ -107,6 +107,17 @@ def test_a_save_that_never_finished_is_passed_over(tmp_path, capfd):
     assert "never completed" in said and "resuming from step 4" in said
 
 
+class Clash(MaskedLM):
+    def __call__(self, network, batch, rng):
+        out = super().__call__(network, batch, rng)
+        return LossOut(out.terms, {"grad_norm": out.terms["nll"]})
+
+
+def test_one_name_for_two_numbers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'grad_norm'.* name two numbers"):
+        run(settings(), parts(objective=Clash(mask_id=4, max_segments=2)), tmp_path)
+
+
 class NanAt(MaskedLM):
     """A masked LM whose loss is not a number from a certain example on."""
 

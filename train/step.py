@@ -126,14 +126,8 @@ def _update(
     )
     bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
     next_state = TrainState(state.step + keep, trainable, state.frozen, opt_state, bad_step)
-    sums = {
-        **out.terms,
-        **out.metrics,
-        "loss": (total, one),
-        "grad_norm": (grad_norm, one),
-        "tokens": (tokens, one),
-    }
-    return next_state, sums
+    own = {"loss": (total, one), "grad_norm": (grad_norm, one), "tokens": (tokens, one)}
+    return next_state, _apart(out.terms, out.metrics, own)
 
 
 def total_loss(objective: Objective, out: LossOut) -> jax.Array:
@@ -156,4 +150,14 @@ def eval_step(
     bound = network.bind(adapter.merge(state.trainable, state.frozen))
     out = objective(bound, batch, jax.random.fold_in(rng, 0))
     out = out if axis is None else jax.lax.psum(out, axis)
-    return {**out.terms, **out.metrics}
+    return _apart(out.terms, out.metrics)
+
+
+def _apart(*groups: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """All in one; one name for two numbers would hide one of them."""
+    names = [name for group in groups for name in group]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{twice} name two numbers each: terms and metrics need different names, and none of loss, grad_norm, tokens"
+        )
+    return {name: value for group in groups for name, value in group.items()}
