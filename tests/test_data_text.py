@@ -329,3 +329,10 @@ def test_the_command_line(tmp_path, corpus_file):
     assert wrong.returncode == 1 and wrong.stderr.strip().endswith("nothing*.txt'")
     assert "Traceback" not in wrong.stderr
     assert run(corpus_file, "--out", out).returncode == 2
+
+
+def test_text_without_full_stops_still_teaches_a_vocabulary(tmp_path):
+    rng = np.random.default_rng(0)
+    endless = "".join(rng.choice(list("日本語文字列例"), 9000))
+    tokenizer = train_sentencepiece([endless], vocab_size=40, lowercase=True, path=tmp_path / "t")
+    assert tokenizer.unk_id not in tokenizer.encode(endless[:50])

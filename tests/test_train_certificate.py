@@ -4,22 +4,51 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from model.bert import BertConfig
 from model.gpt2 import Gpt2Config
 from model.network import Network
 from objectives.base import LossOut
+from objectives.bert import bert
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
+from objectives.next_sentence import NextSentence
 from tests.tiny import VOCAB, RaggedStream, encoder, masked_lm
 from train.certificate import certify, launchers
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer
 
 
+def bert_objective():
+    return bert(
+        masked_lm(),
+        NextSentence(cls_id=2, sep_id=3, length=24, max_segments=2, shortest_pair=12, longest_pair=24),
+    )
+
+
 def bert_network(objective):
-    config = encoder(width=32, mlp_width=64)
+    config = BertConfig(
+        vocab_size=VOCAB,
+        layers=2,
+        width=32,
+        heads=2,
+        mlp_width=64,
+        max_positions=32,
+        dropout=0.0,
+        attention_dropout=0.0,
+    )
     return Network(config.build(), objective.heads(config))
+
+
+def pairs(batch):
+    """The ragged batch with types, and a label for each segment that is there."""
+    segment_ids = batch["segment_ids"]
+    there = np.stack([(segment_ids == g).any(axis=1) for g in (1, 2)], axis=1)
+    labels = np.where(there, (batch["tokens"][:, :2] % 2), -1).astype(np.int32)
+    types = ((batch["positions"] > 3) & (segment_ids > 0)).astype(np.int32)
+    return {**batch, "labels": labels, "type_ids": types}
 
 
 def gpt_network(objective):
@@ -36,13 +65,13 @@ def gpt_network(objective):
     return Network(config.build(), objective.heads(config))
 
 
-CASES = {"bert": (masked_lm, bert_network), "gpt": (CausalLM, gpt_network)}
+CASES = {"bert": (bert_objective, bert_network), "gpt": (CausalLM, gpt_network)}
 
 
 def rows_of(case, steps, ways, splits):
     objective = CASES[case][0]()
     stream = RaggedStream(batch_size=32)
-    batches = [stream.batch(i) for i in range(steps)]
+    batches = [pairs(stream.batch(i)) for i in range(steps)]
     return certify(
         CASES[case][1](objective), objective, batches, Optimizer(learning_rate=1e-3), ways=ways, splits=splits
     )
@@ -51,15 +80,16 @@ def rows_of(case, steps, ways, splits):
 @pytest.mark.parametrize("case", CASES)
 def test_launchers_agree(case):
     ways = {"pmap": Pmap(), "fsdp x tensor": Mesh(fsdp=4, tensor=2)}
-    for row in rows_of(case, steps=4, ways=ways, splits=(2,)):
-        assert row.agrees, row
+    rows = rows_of(case, steps=4, ways=ways, splits=(2,))
+    assert [row.launcher for row in rows] == ["one device", *ways]
+    assert all(row.agrees for row in rows), rows
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_whole_certificate(case):
+def test_the_whole_certificate(case, optimized):
     rows = rows_of(case, steps=20, ways=launchers(8), splits=(1, 2, 4))
-    assert len(rows) == 12
+    assert len(rows) == 2 + 4 * 3
     assert all(row.agrees for row in rows), rows
 
 
@@ -74,15 +104,15 @@ class MeanOfMeans(MaskedLM):
 
 def test_the_certificate_catches_a_mean_of_means():
     objective = MeanOfMeans(**{f.name: getattr(masked_lm(), f.name) for f in dataclasses.fields(MaskedLM)})
+    config = encoder(width=32, mlp_width=64)
+    network = Network(config.build(), objective.heads(config))
     batches = [RaggedStream().batch(0)]
-    rows = certify(
-        bert_network(objective), objective, batches, Optimizer(), ways={"pmap": Pmap()}, splits=(1,)
-    )
+    rows = certify(network, objective, batches, Optimizer(), ways={"pmap": Pmap()}, splits=(1,))
     assert not rows[0].agrees and rows[0].gradient > 1e-3
 
 
 def test_fsdp_and_tensor_meshes_really_shard():
-    network = bert_network(masked_lm())
+    network = bert_network(bert_objective())
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     mesh = Mesh(fsdp=4, tensor=2)
     shardings = mesh.shardings(shapes, network.logical_axes())

@@ -79,7 +79,7 @@ def certify(
     splits: Sequence[int],
     seed: int = 0,
 ) -> list[Row]:
-    """Run all `batches` every way and compare with one device and one microbatch."""
+    """Run all `batches` on one device and every way, in each number of parts; compare with one device and one part."""
     rng = jax.random.key(seed)
     params = network.init(rng)
     tx = optimizer.build(len(batches))
@@ -87,11 +87,23 @@ def certify(
     reference_losses, last = _on_one_device(functools.partial(step, tx=tx), params, batches, rng, tx)
     points = [(params, batches[0]), (last, batches[-1])]
     catch = _keep_gradient()
-    reference = [
-        jax.device_get(jax.jit(functools.partial(step, tx=catch))(_state(p, rng, catch), b, rng)[0].opt_state)
-        for p, b in points
-    ]
+
+    def on_one(microbatches: int, point: tuple[Any, HostBatch]) -> Any:
+        compiled = jax.jit(functools.partial(step, tx=catch, microbatches=microbatches))
+        return jax.device_get(compiled(_state(point[0], rng, catch), dict(point[1]), rng)[0].opt_state)
+
+    reference = [on_one(1, point) for point in points]
     rows = []
+    for microbatches in splits:
+        if microbatches > 1:
+            split = functools.partial(step, tx=tx, microbatches=microbatches)
+            difference = float(
+                np.max(np.abs(_on_one_device(split, params, batches, rng, tx)[0] - reference_losses))
+            )
+            gaps = [_gap(on_one(microbatches, p), e) for p, e in zip(points, reference, strict=True)]
+            rows.append(
+                Row(launcher="one device", microbatches=microbatches, loss=difference, gradient=max(gaps))
+            )
     for name, launcher in ways.items():
         for microbatches in splits:
             run = functools.partial(
@@ -177,6 +189,11 @@ def main(arguments: Sequence[str]) -> None:
     own = ("compared_steps", int, 20, "Steps whose losses are compared.")
     program = f"python -m train.certificate {arguments[0]}"
     experiment, steps = parse_with(load_config(arguments[0], Experiment), arguments[1:], program, own)
+    splits = [m for m in (1, 2, 4) if experiment.batch_size % (m * jax.device_count()) == 0]
+    if not splits:
+        raise ValueError(
+            f"batch_size {experiment.batch_size} is not divisible by {jax.device_count()} devices: choose a multiple"
+        )
     exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
     rows = certify(
@@ -185,7 +202,7 @@ def main(arguments: Sequence[str]) -> None:
         [parts.stream.batch(i) for i in range(steps)],
         experiment.optimizer,
         ways=launchers(jax.device_count()),
-        splits=[m for m in (1, 2, 4) if experiment.batch_size % (m * jax.device_count()) == 0],
+        splits=splits,
     )
     Console().print(table(rows, f"{arguments[0]}: {steps} steps against one device"))
     if not all(row.agrees for row in rows):
