@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched when the environment is complete, so that a broken installation is tried again.
 STAMP := $(VENV)/.stamp
+# The extra that brings the accelerator's jax: cuda where there is an NVIDIA driver; `make ACCELERATOR=tpu setup` on a TPU.
+ACCELERATOR ?= $(if $(shell command -v nvidia-smi),cuda)
+COMMA := ,
+EXTRAS := demo,dev$(if $(ACCELERATOR),$(COMMA)$(ACCELERATOR))
 
 .PHONY: setup demo study test test-slow lint clean
 
@@ -12,7 +16,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Handoff needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup

@@ -143,6 +143,13 @@ def test_corpora_are_mixed_by_weight_and_evaluated_apart(corpus, tmp_path):
     assert {"eval_0/mlm/nll", "eval_1/mlm/nll"} <= set(last)
 
 
+def test_a_gpt_trains_on_the_same_files(corpus, tmp_path, capsys):
+    files = ["--data.files", f"{corpus}/a.txt", f"{corpus}/b.jsonl.gz"]
+    training.main(["configs/gpt_mini.py", *files, *TINY, "--workdir", str(tmp_path / "run")])
+    assert "real tokens" in capsys.readouterr().err  # what packing did
+    assert "eval/nll" in read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+
+
 def test_steps_and_epochs_are_not_both_taken(pretrained, tmp_path, capsys):
     run = ["--init", str(pretrained), "--workdir", str(tmp_path / "run"), "--steps", "2"]
     assert one_line_errors(finetuning.main, ["configs/text_classification.py", *run]) == 2

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from train.build import build
 from train.cli import load_config, multi_host, one_line_errors, parse
 from train.experiment import Experiment
@@ -15,6 +17,8 @@ def pretrain(experiment: Experiment, workdir: Path, label: str = "pretrain") -> 
     """Build the parts, claim the run folder, train."""
     built = build(experiment)
     claim(workdir, built.description, built.tokenizer)
+    if jax.process_index() == 0:
+        print(*built.reports, sep="\n", end="\n" if built.reports else "", file=sys.stderr)
     return run(experiment, built.parts, workdir, label=label)
 
 

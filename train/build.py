@@ -41,6 +41,8 @@ class Built:
     parts: Parts
     tokenizer: Tokenizer
     description: dict[str, Any]
+    reports: tuple[str, ...]
+    """What packing did, one line for each corpus that was packed."""
 
 
 def build(experiment: Experiment) -> Built:
@@ -84,7 +86,8 @@ def build(experiment: Experiment) -> Built:
         # A resumed run on changed files would read other batches under the same numbers.
         "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
     }
-    return Built(parts=parts, tokenizer=tokenizer, description=description)
+    reports = tuple(rows.report() for rows in train_rows if isinstance(rows, PackedRows))
+    return Built(parts=parts, tokenizer=tokenizer, description=description, reports=reports)
 
 
 def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
