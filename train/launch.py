@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train.tree import path_names
@@ -50,8 +51,11 @@ class Pmap:
     def check(self) -> None:
         """Any number of devices works."""
 
+    def _mesh(self) -> jax.sharding.Mesh:
+        return jax.sharding.Mesh(np.array(jax.devices()), ("devices",))
+
     def _sharding(self, *spec: str) -> NamedSharding:
-        return NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("devices",)), PartitionSpec(*spec))
+        return NamedSharding(self._mesh(), PartitionSpec(*spec))
 
     def shardings(self, abstract: Tree, axes: Tree) -> Tree:
         """Shardings of the canonical state: replicated everywhere."""
@@ -72,7 +76,23 @@ class Pmap:
             axis_name="devices",
             donate_argnums=(0,) if donate else (),
         )
-        return mapped
+        return mapped if jax.process_count() == 1 else self._of_every_host(step, donate)
+
+    def _of_every_host(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+        """The mapped step on global arrays: pmap itself takes and gives each process its own devices' part, and no keys."""
+        mesh, spec = self._mesh(), PartitionSpec("devices")
+        mapped = jax.pmap(
+            lambda state, batch, bits: step(state, batch, jax.random.wrap_key_data(bits), axis="devices"),
+            axis_name="devices",
+            donate_argnums=(0,) if donate else (),
+        )
+
+        def call(state: Tree, batch: Tree, rng: Tree) -> Any:
+            parts = state, batch, jax.random.key_data(rng)
+            own = multihost_utils.global_array_to_host_local_array(parts, mesh, spec)
+            return multihost_utils.host_local_array_to_global_array(mapped(*own), mesh, spec)
+
+        return call
 
     def local_rows(self, batch_size: int) -> slice:
         """The rows of a global batch that this process reads."""
