@@ -19,9 +19,9 @@ from data.stream import EvalBatches, Stream
 from finetune.experiment import FineTune
 from finetune.passport import Passport, fresh_passport, hand_off
 from finetune.restore import Source, open_run
-from finetune.tasks import Columns, Examples, Task, TaskObjective, TextClassification
+from finetune.tasks import Columns, Examples, Task, TextClassification
 from model.network import Network
-from train.build import check_model, check_run
+from train.build import check_evaluations, check_model, check_run
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.workdir import claim
@@ -116,7 +116,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
         for name in ("eval", "train_sample")
     }
-    _check_adapter_and_best(experiment, network, objective, eval_sets)
+    check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
     initial, passport = _initial(experiment, source, network)
     stream = Stream(rows["train"], batch_size=experiment.batch_size, seed=experiment.seed)
     return Built(
@@ -191,23 +191,6 @@ def _resolve_steps(experiment: FineTune, rows: int) -> FineTune:
         raise ValueError("steps and epochs are both 0: say how long to train with --steps or --epochs")
     steps = max(1, round(experiment.epochs * rows / experiment.batch_size))
     return dataclasses.replace(experiment, steps=steps, epochs=0.0)
-
-
-def _check_adapter_and_best(
-    experiment: FineTune, network: Network, objective: TaskObjective, eval_sets: dict[str, list[Any]]
-) -> None:
-    """Trace, without compiling, what would else fail after the first evaluation."""
-    key = jax.random.key(0)
-    params = jax.eval_shape(network.init, key)
-    trainable, frozen = jax.eval_shape(experiment.adapter.split, params, key)
-
-    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
-        return objective(network.bind(experiment.adapter.merge(trainable, frozen)), batch, key)
-
-    out = jax.eval_shape(score, trainable, frozen, eval_sets["eval"][0])
-    known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
-    if experiment.best and experiment.best not in known:
-        raise ValueError(f"best is {experiment.best!r}, but evaluations give {', '.join(known)}")
 
 
 def _initial(experiment: FineTune, source: Source, network: Network) -> tuple[Any, Passport]:

@@ -129,6 +129,13 @@ def test_each_mistake_is_one_line(main, arguments, words, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_metric_that_no_evaluation_gives_is_named_before_training(corpus, tmp_path, capsys):
+    files = ["--data.files", f"{corpus}/a.txt", "--best", "eval/f1", "--workdir", str(tmp_path / "run")]
+    assert one_line_errors(training.main, ["configs/bert_mini.py", *files, *TINY]) == 2
+    assert "best is 'eval/f1', but evaluations give eval/mlm/accuracy" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_name_of_the_text_column_is_an_option(corpus, tmp_path):
     files = ["--data.files", f"{corpus}/b.jsonl.gz", "--data.column", "body"]
     training.main(["configs/bert_mini.py", *files, *TINY, "--workdir", str(tmp_path / "run")])

@@ -6,6 +6,7 @@ and knows no corpus. Nothing is compiled before every check has passed.
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from model.config import TransformerConfig
 from model.kernels import choose_kernel
 from model.network import Network, Params
 from objectives.base import Objective
+from train.adapter import FULL, Adapter
 from train.describe import encode
 from train.experiment import Experiment, Run
+from train.launch import HostBatch
 from train.loop import Parts
 
 EVAL_SEED = 1
@@ -71,6 +74,7 @@ def build(experiment: Experiment) -> Built:
         for name, rows in zip(names, eval_rows, strict=True)
     }
     network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+    check_evaluations(experiment, network, experiment.objective, FULL, eval_sets)
     parts = Parts(
         network=network,
         objective=experiment.objective,
@@ -179,6 +183,29 @@ def check_run(run: Run, objective: Objective) -> None:
             f"{type(objective).__name__} is no sum over examples (additive = False), so its batch cannot be split into "
             f"{parts} parts ({run.launcher.shards} devices x {run.microbatches} microbatches): use one of each"
         )
+
+
+def check_evaluations(
+    run: Run,
+    network: Network,
+    objective: Objective,
+    adapter: Adapter,
+    eval_sets: Mapping[str, Sequence[HostBatch]],
+) -> None:
+    """Trace, without compiling, what would else fail at the first evaluation; `best` must be among what it gives."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(network.init, key)
+    trainable, frozen = jax.eval_shape(adapter.split, params, key)
+
+    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
+        return objective(network.bind(adapter.merge(trainable, frozen)), batch, key)
+
+    known = []
+    for name, batches in eval_sets.items():
+        out = jax.eval_shape(score, trainable, frozen, dict(batches[0]))
+        known += [f"{name}/{k}" for k in {**out.terms, **out.metrics}]
+    if run.best and run.best not in known:
+        raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(sorted(known))}")
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: TransformerConfig) -> None:

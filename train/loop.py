@@ -187,6 +187,8 @@ class _Loop:
         programs = self.programs
         params_key, adapter_key, run_key = jax.random.split(jax.random.key(self.settings.seed), 3)
         self.rng = self.launcher.replicate(run_key)
+        # The same corruption in every run, whatever its seed: held-out losses are there to be compared.
+        self.eval_rng = self.launcher.replicate(jax.random.key(0))
         step = self.checkpoints.newest()
         for notice in self.checkpoints.notices:
             tqdm.write(notice, file=sys.stderr)
@@ -312,7 +314,7 @@ class _Loop:
         """Score every evaluation set; True if the run should end early."""
         values: dict[str, float] = {}
         for name, batches in self.parts.eval_sets.items():
-            sums = evaluate(self.programs.evaluate, self.launcher, state, batches, self.rng)
+            sums = evaluate(self.programs.evaluate, self.launcher, state, batches, self.eval_rng)
             values |= {f"{name}/{k}": v for k, v in metrics.means(sums).items()}
         values["train/seconds"] = self.progress.seconds
         if self.writer is not None:
