@@ -1,7 +1,10 @@
 """The main job with a budget of hours: a document-level objective beside masked LM, all labels included.
 
 Command:  make study   (python -m benchmarks.label_efficiency configs/study.py --workdir runs/study)
-Result:   being measured.
+Result:   95 minutes of training on 2 cores of an AMD EPYC (Zen 4), CPU only, Python 3.11, jax 0.10.2, 2026-11-21. Test
+          accuracy, mean of 3 seeds, from the checkpoint / from scratch / linear: sentiment 0.700 / 0.600 / 0.591 at 128
+          labels, 0.773 / 0.679 / 0.692 at 1,024, 0.812 / 0.755 / 0.771 with all 5,969; part of speech 0.780 / 0.631 at 128,
+          0.862 / 0.784 at 1,024, 0.917 / 0.909 with all 14,041. The whole table: benchmarks/results/study.md.
 
 Why another objective than the demo's: which words share a review carries the sentiment, and a window of a masked LM sees
 least of it. So each eighth of a stretch of 256 tokens predicts the words of the other seven, beside its own masks, and the
