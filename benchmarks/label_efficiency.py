@@ -30,7 +30,7 @@ from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
 
-EVALUATIONS = 20
+EVALUATIONS = 15
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
 STOPPED = "{} stopped by SIGTERM at step {}; the same command goes on from there"
 ARMS = {"pretrained": "restored", "scratch": "fresh"}

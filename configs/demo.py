@@ -32,7 +32,7 @@ def pretraining() -> Experiment:
         # A few seconds that give sentiment what a masked LM of this budget does not learn.
         table="semantic",
         optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.01, warmup=0.05),
-        steps=2500,
+        steps=2000,
         batch_size=16,
         eval_every=500,
         save_every=500,
