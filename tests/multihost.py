@@ -4,30 +4,31 @@ import os
 import sys
 from pathlib import Path
 
-PROCESS, PROCESSES, PORT = (int(x) for x in sys.argv[3:6])
-os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402
+def main(workdir, launcher, process, processes, port):
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if int(processes) > 1:
+        os.environ |= {
+            "HANDOFF_COORDINATOR": f"localhost:{port}",
+            "HANDOFF_PROCESSES": processes,
+            "HANDOFF_PROCESS": process,
+        }
+    # Not above: pytest looks into this file, and the number of devices is set before jax starts.
+    import jax
 
-jax.config.update("jax_num_cpu_devices", 8 // PROCESSES)
-if PROCESSES > 1:
-    os.environ |= {
-        "HANDOFF_COORDINATOR": f"localhost:{PORT}",
-        "HANDOFF_PROCESSES": str(PROCESSES),
-        "HANDOFF_PROCESS": str(PROCESS),
-    }
+    jax.config.update("jax_num_cpu_devices", 8 // int(processes))
+    from tests.tiny import parts, settings
+    from train.cli import multi_host
+    from train.launch import Mesh, Pmap
+    from train.loop import run
 
-from tests.tiny import parts, settings  # noqa: E402
-from train.cli import multi_host  # noqa: E402
-from train.launch import Mesh, Pmap  # noqa: E402
-from train.loop import run  # noqa: E402
+    multi_host()
+    assert jax.device_count() == 8 and jax.process_count() == int(processes)
+    launchers = {"pmap": Pmap(), "fsdp": Mesh(data=2, fsdp=4)}
+    config = settings(steps=6, launcher=launchers[launcher], best="eval/nll", best_mode="min")
+    result = run(config, parts(), Path(workdir))
+    print("done", result.step, result.best_value)
 
-LAUNCHERS = {"pmap": Pmap(), "fsdp": Mesh(data=2, fsdp=4)}
 
 if __name__ == "__main__":
-    multi_host()
-    assert jax.device_count() == 8 and jax.process_count() == PROCESSES
-    steps = 6
-    config = settings(steps=steps, launcher=LAUNCHERS[sys.argv[2]], best="eval/nll", best_mode="min")
-    result = run(config, parts(), Path(sys.argv[1]))
-    print("done", result.step, result.best_value)
+    main(*sys.argv[1:])

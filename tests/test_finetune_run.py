@@ -393,7 +393,7 @@ def test_labels_draw_a_nested_subset_but_classes_come_from_all(pretrained, table
 
 
 def test_epochs_set_the_steps(pretrained, tables):
-    built = build(settings(pretrained, tables, epochs=3.0, data={"max_segments": 1}))
+    built = build(settings(pretrained, tables, steps=0, epochs=3.0, data={"max_segments": 1}))
     assert built.experiment.steps == 3 * 120 / 8
     assert built.description["experiment"]["steps"] == 45
 

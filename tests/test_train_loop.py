@@ -17,6 +17,7 @@ from train.checkpoint import load_params, saved_steps
 from train.launch import Mesh, Pmap
 from train.loop import _Loop, run
 from train.metrics import read_rows
+from train.optimizer import Optimizer
 
 
 def leaves(workdir, step, folder="checkpoints"):
@@ -138,9 +139,14 @@ def test_nan_stops_names_the_step_and_keeps_the_last_good_state(tmp_path):
     assert_bitwise(leaves(tmp_path / "bad", 3), leaves(tmp_path / "good", 3))
 
 
+def early_stopping():
+    """Steps far too large: the first evaluation stays the best for a while, so the run must end after 1 + 3 of them."""
+    watched = {"best": "eval/nll", "best_mode": "min", "patience": 3}
+    return settings(steps=40, eval_every=1, save_every=1, optimizer=Optimizer(learning_rate=0.1), **watched)
+
+
 def test_early_stopping_keeps_the_best_checkpoint_and_survives_a_resume(tmp_path):
-    config = settings(steps=40, eval_every=1, save_every=1, best="eval/nll", best_mode="max", patience=3)
-    # "max" of a falling loss: the first evaluation stays the best, so the run must end after 1 + 3 evaluations.
+    config = early_stopping()
     result = run(config, parts(), tmp_path / "a")
     assert (result.best_step, result.step) == (1, 4)
     assert saved_steps(tmp_path / "a" / "best") == [1]
@@ -151,7 +157,7 @@ def test_early_stopping_keeps_the_best_checkpoint_and_survives_a_resume(tmp_path
 
 
 def test_a_run_that_stopped_early_is_finished(tmp_path):
-    config = settings(steps=40, eval_every=1, save_every=1, best="eval/nll", best_mode="max", patience=3)
+    config = early_stopping()
     run(config, parts(), tmp_path)
     before = leaves(tmp_path, 1, "best")
     again = run(config, parts(stream=RaggedStream(fail_at=4)), tmp_path)  # reading a batch would fail
