@@ -18,6 +18,7 @@ import tyro
 
 from train.adapter import Full, Params
 from train.checkpoint import flat
+from train.tree import is_embedding
 
 Path = tuple[str, ...]
 
@@ -43,7 +44,7 @@ class Frozen:
         for path, leaf in flat(params).items():
             if path[0] == "heads":
                 trainable[path] = leaf
-            elif self.layers == -1 or path[1].startswith("embed"):
+            elif self.layers == -1 or is_embedding(path):
                 frozen[path] = leaf
             elif "layers" not in path:
                 trainable[path] = leaf

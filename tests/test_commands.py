@@ -39,20 +39,20 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
     """Nothing is prepared in the user's cache; one for all tests of this file."""
-    monkeypatch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
+        yield
 
 
 @pytest.fixture(scope="module")
 def pretrained(corpus, tmp_path_factory):
     """A run of `python -m train` on both files."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
-        files = ["--data.files", f"{corpus}/a.txt", f"{corpus}/b.jsonl.gz"]
-        training.main(["configs/bert_mini.py", *files, *TINY, "--workdir", str(folder)])
+    files = ["--data.files", f"{corpus}/a.txt", f"{corpus}/b.jsonl.gz"]
+    training.main(["configs/bert_mini.py", *files, *TINY, "--workdir", str(folder)])
     return folder
 
 

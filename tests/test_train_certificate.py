@@ -20,6 +20,17 @@ from train.certificate import certify, launchers
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer
 
+SHAPE = {
+    "vocab_size": VOCAB,
+    "layers": 2,
+    "width": 32,
+    "heads": 2,
+    "mlp_width": 64,
+    "max_positions": 32,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+
 
 def bert_objective():
     return bert(
@@ -29,16 +40,7 @@ def bert_objective():
 
 
 def bert_network(objective):
-    config = BertConfig(
-        vocab_size=VOCAB,
-        layers=2,
-        width=32,
-        heads=2,
-        mlp_width=64,
-        max_positions=32,
-        dropout=0.0,
-        attention_dropout=0.0,
-    )
+    config = BertConfig(**SHAPE)
     return Network(config.build(), objective.heads(config))
 
 
@@ -52,16 +54,7 @@ def pairs(batch):
 
 
 def gpt_network(objective):
-    config = Gpt2Config(
-        vocab_size=VOCAB,
-        layers=2,
-        width=32,
-        heads=2,
-        mlp_width=64,
-        max_positions=32,
-        dropout=0.0,
-        attention_dropout=0.0,
-    )
+    config = Gpt2Config(**SHAPE)
     return Network(config.build(), objective.heads(config))
 
 

@@ -71,20 +71,19 @@ class Pmap:
 
     def compile(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """Map `step(state, batch, rng, axis=...)` over devices; what it returns besides the state is replicated."""
-        mapped = jax.pmap(
-            lambda state, batch, rng: step(state, batch, rng, axis="devices"),
-            axis_name="devices",
-            donate_argnums=(0,) if donate else (),
-        )
-        return mapped if jax.process_count() == 1 else self._of_every_host(step, donate)
+        if jax.process_count() > 1:
+            return self._of_every_host(step, donate)
+        return self._mapped(lambda state, batch, rng: step(state, batch, rng, axis="devices"), donate)
+
+    def _mapped(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
+        return jax.pmap(step, axis_name="devices", donate_argnums=(0,) if donate else ())
 
     def _of_every_host(self, step: Callable[..., Any], donate: bool) -> Callable[..., Any]:
         """The mapped step on global arrays: pmap itself takes and gives each process its own devices' part, and no keys."""
         mesh, spec = self._mesh(), PartitionSpec("devices")
-        mapped = jax.pmap(
+        mapped = self._mapped(
             lambda state, batch, bits: step(state, batch, jax.random.wrap_key_data(bits), axis="devices"),
-            axis_name="devices",
-            donate_argnums=(0,) if donate else (),
+            donate,
         )
 
         def call(state: Tree, batch: Tree, rng: Tree) -> Any:

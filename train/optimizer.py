@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from train.tree import path_names
+from train.tree import is_embedding, path_names
 
 Params = Any
 
@@ -136,8 +136,7 @@ def depth_multipliers(params: Params, layer_decay: float) -> Params:
         if "layers" in names:
             powers = layer_decay ** jnp.arange(layers, 0, -1, dtype=jnp.float32)
             return powers.reshape(layers, *[1] * (leaf.ndim - 1))
-        # embed and embed_norm; scope names below heads (heads/x/embed, say) are no part of the backbone's bottom.
-        depth = 0 if any(name.startswith("embed") for name in names) and "heads" not in names else layers + 1
+        depth = 0 if is_embedding(names) else layers + 1
         return jnp.asarray(layer_decay ** (layers + 1 - depth), jnp.float32).reshape([1] * leaf.ndim)
 
     return jax.tree_util.tree_map_with_path(scale, params)

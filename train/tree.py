@@ -1,4 +1,4 @@
-"""Paths of parameter trees as plain names. Knows nothing of what the trees hold."""
+"""Paths of parameter trees as plain names, and what they say. Knows nothing of the arrays."""
 
 from typing import Any
 
@@ -12,3 +12,8 @@ def path_names(path: Any) -> tuple[str, ...]:
                 names.append(str(getattr(key, attribute)))
                 break
     return tuple(names)
+
+
+def is_embedding(names: tuple[str, ...]) -> bool:
+    """Whether a parameter belongs to a backbone's embeddings or their norm; a head's are its own affair."""
+    return "heads" not in names and any(name.startswith("embed") for name in names)
