@@ -15,11 +15,13 @@ def optimizer(learning_rate: float, layer_decay: float = 1.0, weight_decay: floa
     )
 
 
-def pos() -> Task:
-    """Part-of-speech tags of CoNLL-2003, one per word."""
+def pos(
+    optimizers: tuple[Optimizer, ...] = (optimizer(3e-3), optimizer(5e-3)), batch_size: int = 4
+) -> Task:
+    """Part-of-speech tags of CoNLL-2003, one per word; a row packs six or seven sentences."""
     return Task(
         name="pos",
-        optimizers=(optimizer(3e-3), optimizer(1e-2)),
+        optimizers=optimizers,
         finetune=FineTune(
             task=TokenClassification(),
             data=LabelledData(
@@ -34,7 +36,7 @@ def pos() -> Task:
                 train_sample=128,
             ),
             model=ModelChanges(dropout=0.1, attention_dropout=0.0),
-            batch_size=8,
+            batch_size=batch_size,
         ),
     )
 

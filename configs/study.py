@@ -61,7 +61,7 @@ def config() -> Study:
     )
     return Study(
         pretrain=pretraining(),
-        tasks=(sentiment(optimizers, dropout=0.3), pos()),
+        tasks=(sentiment(optimizers, dropout=0.3), pos((optimizer(3e-3), optimizer(1e-2)), batch_size=8)),
         labels=(128, 1024, 0),
         steps=(120, 240, 900),
     )
