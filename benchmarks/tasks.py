@@ -15,9 +15,7 @@ def optimizer(learning_rate: float, layer_decay: float = 1.0, weight_decay: floa
     )
 
 
-def pos(
-    optimizers: tuple[Optimizer, ...] = (optimizer(3e-3), optimizer(5e-3)), batch_size: int = 4
-) -> Task:
+def pos(optimizers: tuple[Optimizer, ...] = (optimizer(3e-3), optimizer(5e-3)), batch_size: int = 4) -> Task:
     """Part-of-speech tags of CoNLL-2003, one per word; a row packs six or seven sentences."""
     return Task(
         name="pos",
