@@ -140,7 +140,8 @@ class NeighbourWords(Objective):
         """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
         if length != self.length:
             raise ValueError(
-                f"the data's rows have length {length}, the objective makes rows of length {self.length}"
+                f"the data's rows have length {length}, the objective makes rows of length {self.length}; give both "
+                "the same"
             )
         if max(self.cls_id, self.sep_id, self.first_ordinary_id) >= config.vocab_size:
             raise ValueError(

@@ -108,7 +108,8 @@ class NextSentence(Objective):
         self.refuse_causal(config, "reads a pair off its first token")
         if length != self.length:
             raise ValueError(
-                f"the data's rows have length {length}, the objective makes rows of length {self.length}"
+                f"the data's rows have length {length}, the objective makes rows of length {self.length}; give both "
+                "the same"
             )
         if max(self.cls_id, self.sep_id) >= config.vocab_size:
             raise ValueError(
