@@ -145,12 +145,11 @@ class Mixture(Objective):
             part.check_documents(docs)
 
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """The tokens of the one part that corrupts, and every part's plan."""
+        """The tokens of the part that corrupts, and for every part its own `Corrupted`."""
         tokens_BL, plans = batch["tokens"], {}
         for index, (name, part, _) in enumerate(self.parts):
-            corrupted = part.corrupt(config, batch, jax.random.fold_in(rng, index))
-            plans[name] = corrupted.plan
-            tokens_BL = corrupted.tokens_BL if _corrupts(part) else tokens_BL
+            plans[name] = part.corrupt(config, batch, jax.random.fold_in(rng, index))
+            tokens_BL = plans[name].tokens_BL if _corrupts(part) else tokens_BL
         return Corrupted(tokens_BL, plans)
 
     def corruption_claims(
@@ -160,9 +159,7 @@ class Mixture(Objective):
         return {
             f"{name}/{claim}": counts
             for name, part, _ in self.parts
-            for claim, counts in part.corruption_claims(
-                config, batch, Corrupted(corrupted.tokens_BL, corrupted.plan[name])
-            ).items()
+            for claim, counts in part.corruption_claims(config, batch, corrupted.plan[name]).items()
         }
 
     def score(
@@ -171,9 +168,7 @@ class Mixture(Objective):
         """Every part on the same hidden states."""
         return _join(
             {
-                name: part.score(
-                    network, hidden_BLD, batch, Corrupted(corrupted.tokens_BL, corrupted.plan[name])
-                )
+                name: part.score(network, hidden_BLD, batch, corrupted.plan[name])
                 for name, part, _ in self.parts
             }
         )

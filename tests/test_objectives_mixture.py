@@ -12,6 +12,7 @@ from objectives import bert, causal_lm, masked_lm, neighbour_words, next_sentenc
 from objectives.examples import small_batch, small_config
 from objectives.measuring import QUICK, encode, fresh
 from objectives.mixture import Mixture
+from objectives.properties import corrupts_as_claimed
 
 
 class Counting(BoundNetwork):
@@ -52,6 +53,14 @@ def test_each_encodes_for_itself():
     objective = dataclasses.replace(bert.example(), encode="each")
     _, batch, _, (masked, plain) = _run(objective)
     assert np.any(masked != batch["tokens"]) and np.array_equal(plain, batch["tokens"])
+
+
+def test_each_part_is_judged_by_its_own_corruption():
+    masked = masked_lm.example()
+    parts = (("light", masked, 1.0), ("heavy", dataclasses.replace(masked, rate=0.4, cap_rate=1.0), 1.0))
+    objective = Mixture(parts=parts, encode="each")
+    verdict = corrupts_as_claimed(objective, small_config(objective), small_batch(objective))
+    assert verdict.verdict == "holds", verdict
 
 
 def test_parts_keep_their_own_weights_and_coefficients():
