@@ -9,7 +9,7 @@ wherever the true gradient is zero. It must not know what an objective computes.
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from model.network import Network
 from objectives.base import Objective
@@ -27,7 +28,7 @@ from train.cli import load_config, one_line_errors, parse_with
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
 from train.optimizer import Optimizer
-from train.state import create_state
+from train.state import TrainState, create_state
 from train.step import train_step
 
 TOLERANCE = 1e-5
@@ -78,83 +79,79 @@ def certify(
     ways: dict[str, Launcher],
     splits: Sequence[int],
     seed: int = 0,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Run all `batches` on one device and every way, in each number of parts; compare with one device and one part."""
     rng = jax.random.key(seed)
     params = network.init(rng)
-    tx = optimizer.build(len(batches))
+    moves, keeps = optimizer.build(len(batches)), _keep_gradient()
     step = functools.partial(train_step, network=network, objective=objective, adapter=FULL)
-    reference_losses, last = _on_one_device(functools.partial(step, tx=tx), params, batches, rng, tx)
-    points = [(params, batches[0]), (last, batches[-1])]
-    catch = _keep_gradient()
 
-    def on_one(microbatches: int, point: tuple[Any, HostBatch]) -> Any:
-        compiled = jax.jit(functools.partial(step, tx=catch, microbatches=microbatches))
-        return jax.device_get(compiled(_state(point[0], rng, catch), dict(point[1]), rng)[0].opt_state)
+    def alone(microbatches: int, tx: optax.GradientTransformation) -> Run:
+        return _on_one_device(functools.partial(step, tx=tx, microbatches=microbatches), tx, rng)
 
-    reference = [on_one(1, point) for point in points]
-    rows = []
+    reference_losses, end = alone(1, moves)(params, batches)
+    points = [(params, batches[0]), (end.trainable, batches[-1])]
+    kept_alone = alone(1, keeps)
+    reference = [_gradient(kept_alone, point) for point in points]
+
+    def row(name: str, microbatches: int, run: Callable[[optax.GradientTransformation], Run]) -> Row:
+        losses, _ = run(moves)(params, batches)
+        kept = run(keeps)
+        gaps = [
+            _gap(_gradient(kept, point), expected) for point, expected in zip(points, reference, strict=True)
+        ]
+        loss = float(np.max(np.abs(losses - reference_losses)))
+        return Row(launcher=name, microbatches=microbatches, loss=loss, gradient=max(gaps))
+
     for microbatches in splits:
         if microbatches > 1:
-            split = functools.partial(step, tx=tx, microbatches=microbatches)
-            difference = float(
-                np.max(np.abs(_on_one_device(split, params, batches, rng, tx)[0] - reference_losses))
-            )
-            gaps = [_gap(on_one(microbatches, p), e) for p, e in zip(points, reference, strict=True)]
-            rows.append(
-                Row(launcher="one device", microbatches=microbatches, loss=difference, gradient=max(gaps))
-            )
+            yield row("one device", microbatches, functools.partial(alone, microbatches))
     for name, launcher in ways.items():
         for microbatches in splits:
-            run = functools.partial(
-                _launched, launcher, network, functools.partial(step, microbatches=microbatches)
-            )
-            losses = run(tx, params, batches, rng)[0]
-            gaps = []
-            for (point, batch), expected in zip(points, reference, strict=True):
-                got = jax.device_get(run(catch, point, [batch], rng)[1].opt_state)
-                gaps.append(_gap(got, expected))
-            difference = float(np.max(np.abs(np.array(losses) - reference_losses)))
-            rows.append(Row(launcher=name, microbatches=microbatches, loss=difference, gradient=max(gaps)))
-    return rows
+            split = functools.partial(step, microbatches=microbatches)
+            yield row(name, microbatches, functools.partial(_launched, launcher, network, split, rng))
 
 
-def _state(params: Any, rng: jax.Array, tx: optax.GradientTransformation) -> Any:
-    return create_state(params, rng, tx=tx, adapter=FULL)
+Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, TrainState]]
+"""(parameters, batches) -> (loss of every step, last state); compiled once, called for several points."""
 
 
-def _on_one_device(
-    step: Any, params: Any, batches: Sequence[HostBatch], rng: Any, tx: Any
-) -> tuple[Any, Any]:
-    state, losses, compiled = _state(params, rng, tx), [], jax.jit(step)
-    for batch in batches:
-        state, sums = compiled(state, dict(batch), rng)
-        losses.append(float(sums["loss"][0]))
-    return np.array(losses), jax.device_get(state.trainable)
+def _gradient(run: Run, point: tuple[Any, HostBatch]) -> Any:
+    """The gradient at these parameters, of a run whose optimizer keeps it."""
+    params, batch = point
+    return run(params, [batch])[1].opt_state
+
+
+def _on_one_device(step: Any, tx: optax.GradientTransformation, rng: jax.Array) -> Run:
+    compiled = jax.jit(step)
+
+    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
+        state, losses = create_state(params, rng, tx=tx, adapter=FULL), []
+        for batch in batches:
+            state, sums = compiled(state, dict(batch), rng)
+            losses.append(float(sums["loss"][0]))
+        return np.array(losses), jax.device_get(state)
+
+    return run
 
 
 def _launched(
-    launcher: Launcher,
-    network: Network,
-    step: Any,
-    tx: Any,
-    params: Any,
-    batches: Sequence[HostBatch],
-    rng: Any,
-) -> tuple[list[float], Any]:
+    launcher: Launcher, network: Network, step: Any, rng: jax.Array, tx: optax.GradientTransformation
+) -> Run:
     create = functools.partial(create_state, tx=tx, adapter=FULL)
-    shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
-    state = launcher.enter(jax.jit(create, out_shardings=shardings)(params, rng))
-    compiled, key, losses = (
-        launcher.compile(functools.partial(step, tx=tx), donate=False),
-        launcher.replicate(rng),
-        [],
-    )
-    for batch in batches:
-        rows = launcher.local_rows(len(batch["tokens"]))
-        state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
-        losses.append(float(launcher.fetch(sums)["loss"][0]))
-    return losses, launcher.leave(state)
+    compiled = launcher.compile(functools.partial(step, tx=tx), donate=False)
+    key = launcher.replicate(rng)
+
+    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
+        shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
+        state, losses = launcher.enter(jax.jit(create, out_shardings=shardings)(params, rng)), []
+        for batch in batches:
+            rows = launcher.local_rows(len(batch["tokens"]))
+            state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
+            losses.append(float(launcher.fetch(sums)["loss"][0]))
+        return np.array(losses), jax.device_get(launcher.leave(state))
+
+    return run
 
 
 def _gap(got: Any, expected: Any) -> float:
@@ -184,7 +181,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("usage: python -m train.certificate CONFIG.py [--help | overrides]")
     if jax.default_backend() == "cpu" and jax.device_count() < 8:
         raise ValueError(
-            "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 to simulate 8 devices"
+            "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 and NPROC=32 to simulate 8 devices"
         )
     own = ("compared_steps", int, 20, "Steps whose losses are compared.")
     program = f"python -m train.certificate {arguments[0]}"
@@ -196,14 +193,11 @@ def main(arguments: Sequence[str]) -> None:
         )
     exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
-    rows = certify(
-        parts.network,
-        parts.objective,
-        [parts.stream.batch(i) for i in range(steps)],
-        experiment.optimizer,
-        ways=launchers(jax.device_count()),
-        splits=splits,
-    )
+    ways = launchers(jax.device_count())
+    batches = [parts.stream.batch(i) for i in range(steps)]
+    found = certify(parts.network, parts.objective, batches, experiment.optimizer, ways=ways, splits=splits)
+    total = (1 + len(ways)) * len(splits) - (1 in splits)
+    rows = list(tqdm(found, total=total, desc="certificate", unit="row", dynamic_ncols=True))
     Console().print(table(rows, f"{arguments[0]}: {steps} steps against one device"))
     if not all(row.agrees for row in rows):
         raise ValueError(f"differences above {TOLERANCE}: the launchers do not give the same numbers")
