@@ -4,7 +4,7 @@ Shape suffixes: B rows of a batch, L tokens of a row, D model width.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
@@ -104,6 +104,12 @@ class Objective:
     def check_documents(self, docs: Documents) -> None:
         """Raise ValueError if `make_example` could not serve these documents; called once, at the start."""
         return None
+
+    def example_claims(
+        self, docs: Documents, rows: Sequence[Row]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Each claim about rows that `make_example` made of these documents, as (observed, expected) counts."""
+        return {}
 
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
         """What the backbone reads. Randomness comes from `objectives.randomness` only."""

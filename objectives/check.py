@@ -1,49 +1,68 @@
-"""`python -m objectives.check path/to/mine.py`: is this objective sound? Knows no loop and no data.
+"""`python -m objectives.check [NAME_OR_FILE] [--field=value]`: is this objective sound? Knows no loop and no data.
 
-The file defines one Objective and a function `example()` that makes a small one (objectives.examples says how
-small). Without a path every objective of this package is examined.
+NAME is a file of this package without its ending; FILE is one of yours. It defines one Objective and a function
+`example()` that makes a small one (objectives.examples says how small); its fields can be overridden. Without a name every
+objective of this package is examined. Exit code 1 if any property fails.
 """
 
-import argparse
 import doctest
 import importlib
 import importlib.util
 import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
 
+import objectives
+from objectives import properties
 from objectives.base import Objective
 from objectives.examples import example_of, examples, small_batch, small_config
-from objectives.properties import Verdict, examine
+from objectives.properties import Verdict
+from objectives.smallest import shown, smallest
+
+STYLES = {"holds": "green", "fails": "bold red", "does not apply": "dim"}
 
 
-def _load(path: Path) -> tuple[Objective, ModuleType]:
+def _load(target: str) -> ModuleType:
+    """The module of a name in this package, or of a file."""
+    path = Path(target)
+    if path.suffix != ".py":
+        if not (Path(objectives.__path__[0]) / f"{target}.py").is_file():
+            names = ", ".join(name for name, _ in examples())
+            raise SystemExit(f"{target!r} is neither a Python file nor one of {names}")
+        return importlib.import_module(f"objectives.{target}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise SystemExit(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    try:
-        objective = example_of(module)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    if objective is None:
-        raise SystemExit(f"{path} defines no subclass of objectives.base.Objective")
-    return objective, module
+    return module
 
 
-def _chosen(paths: list[Path]) -> Iterator[tuple[str, Objective, ModuleType]]:
-    if not paths:
+def _chosen(targets: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, Objective, ModuleType]]:
+    if not targets:
         for name, objective in examples():
             yield name, objective, importlib.import_module(f"objectives.{name}")
-    for path in paths:
-        yield str(path), *_load(path)
+    for target in targets:
+        module = _load(target)
+        try:
+            example = example_of(module)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+        if example is None:
+            raise SystemExit(f"{target} defines no subclass of objectives.base.Objective")
+        if overrides:
+            program = f"python -m objectives.check {target}"
+            example = tyro.cli(type(example), default=example, args=list(overrides), prog=program)
+        yield target, example, module
 
 
 def worked_number_holds(module: ModuleType) -> Verdict:
@@ -57,26 +76,44 @@ def worked_number_holds(module: ModuleType) -> Verdict:
     return Verdict("its worked number holds", "fails" if wrong else "holds", float(wrong), 0.0, detail)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def verdicts(objective: Objective) -> Iterator[Verdict]:
+    """Every property in turn; a failure that lives in some rows comes with the smallest batch that shows it."""
+    config, batch = small_config(objective), small_batch(objective)
+    for check in properties.PROPERTIES:
+        verdict = check(objective, config, batch)
+        if verdict.verdict == "fails" and check in properties.LOCAL:
+            evidence = shown(smallest(check, objective, config, batch))
+            verdict = verdict.with_detail(f"smallest example: {evidence}")
+        yield verdict
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print a verdict per property; 1 if any fails."""
-    parser = argparse.ArgumentParser(prog="python -m objectives.check", description=__doc__)
-    parser.add_argument(
-        "paths", nargs="*", type=Path, help="files with one objective each; default: this package"
-    )
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments) and len(arguments) == 1:
+        print(__doc__)
+        return 0
+    overrides = list(itertools.dropwhile(lambda a: not a.startswith("-"), arguments))
+    targets = arguments[: len(arguments) - len(overrides)]
+    if overrides and len(targets) != 1:
+        raise SystemExit(f"{overrides[0]} overrides a field of one objective, but {len(targets)} are named")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    console = Console()
     failed = 0
-    for name, objective, module in _chosen(parser.parse_args(arguments).paths):
-        print(f"{name}: {type(objective).__name__}")
-        found = examine(objective, small_config(objective), small_batch(objective))
-        for verdict in itertools.chain([worked_number_holds(module)], found):
+    for name, objective, module in _chosen(targets, overrides):
+        table = Table(title=f"{name}: {objective}", title_justify="left")
+        for column in ("property", "verdict", "figure", "at most", "evidence"):
+            table.add_column(column, justify="right" if column in ("figure", "at most") else "left")
+        for verdict in itertools.chain([worked_number_holds(module)], verdicts(objective)):
             failed += not verdict
-            figure = (
-                ""
-                if verdict.verdict == "does not apply"
-                else f"{verdict.figure:.2g} (at most {verdict.limit:g})"
+            applies = verdict.verdict != "does not apply"
+            figures = (f"{verdict.figure:.2g}", f"{verdict.limit:g}") if applies else ("", "")
+            shade = STYLES[verdict.verdict]
+            table.add_row(
+                verdict.name, f"[{shade}]{verdict.verdict}[/]", *figures, verdict.detail.replace("[", r"\[")
             )
-            print(f"  {verdict.verdict:>14}  {verdict.name:<30} {figure:<22} {verdict.detail}")
-    print("all sound" if not failed else f"{failed} properties fail")
+        console.print(table)
+    console.print("all sound" if not failed else f"{failed} properties fail")
     return int(failed > 0)
 
 

@@ -74,7 +74,9 @@ def small_batch(objective: Objective, seed: int = 0) -> dict[str, np.ndarray]:
     """Four rows: made by the objective if it makes rows, else packed, ragged, padded and labelled."""
     rng = np.random.default_rng(seed)
     make = objective.make_example
-    rows = [make(_Corpus(rng), i, rng) for i in range(4)] if make else [_packed_row(n, rng) for n in _LAYOUTS]
+    rows = (
+        [make(Documents(seed), i, rng) for i in range(4)] if make else [_packed_row(n, rng) for n in _LAYOUTS]
+    )
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     # Neither sorted nor starting at 0: an objective that counts rows instead would be seen.
     batch["example_ids"] = np.array([11, 5, 17, 2], np.int32)
@@ -102,11 +104,14 @@ def _packed_row(sizes: tuple[int, ...], rng: np.random.Generator) -> Row:
     return row
 
 
-class _Corpus:
-    """Twelve random documents."""
+class Documents:
+    """Twelve random documents; with `alphabets` no two share a token, so that a span tells whence it is."""
 
-    def __init__(self, rng: np.random.Generator):
-        self._documents = [rng.integers(7, VOCABULARY, n).astype(np.int32) for n in range(16, 40, 2)]
+    def __init__(self, seed: int = 0, *, alphabets: bool = False):
+        rng = np.random.default_rng(seed)
+        sizes, ordinary = range(16, 40, 2), np.arange(7, VOCABULARY)
+        letters = np.array_split(ordinary, len(sizes)) if alphabets else [ordinary] * len(sizes)
+        self._documents = [rng.choice(own, n).astype(np.int32) for n, own in zip(sizes, letters, strict=True)]
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -115,4 +120,5 @@ class _Corpus:
         return self._documents[index]
 
     def hash(self, index: int) -> int:
+        """Equal for equal documents: here all differ."""
         return index

@@ -5,14 +5,16 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Objective
+from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,16 @@ class Mixture(Objective):
         """Every part."""
         for _, part, _ in self.parts:
             part.check_documents(docs)
+
+    def example_claims(
+        self, docs: Documents, rows: Sequence[Row]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Those of all parts."""
+        return {
+            f"{name}/{claim}": counts
+            for name, part, _ in self.parts
+            for claim, counts in part.example_claims(docs, rows).items()
+        }
 
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
         """The tokens of the part that corrupts, and for every part its own `Corrupted`."""

@@ -5,6 +5,7 @@ Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
 from objectives.cross_entropy import cross_entropy_of_logits
-from objectives.pairs import PairLengths, RowBuilder, check_two_distinct, draw_two
+from objectives.pairs import PairLengths, RowBuilder, check_two_distinct, draw_two, holds_span, pairs_of
 from objectives.segments import label_weights, pool
 
 SPECIALS = 3
@@ -138,6 +139,22 @@ class NextSentence(Objective):
             builder.add(tokens, np.arange(len(tokens)) >= len(a) + 2)
             first = int(rng.integers(len(docs)))
         return {**builder.row, "labels": labels}
+
+    def example_claims(
+        self, docs: Documents, rows: Sequence[Row]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """A fair coin; B follows A on one side of it, and comes from no document of A's on the other."""
+        pairs = [pair for row in rows for pair in pairs_of(row)]
+        labels = np.array([label for _, _, label in pairs])
+        texts = [docs[i] for i in range(len(docs))]
+        broken = sum(not any(holds_span(d, np.append(a, b)) for d in texts) for a, b, y in pairs if y == 0)
+        own = sum(any(holds_span(d, a) and holds_span(d, b) for d in texts) for a, b, y in pairs if y == 1)
+        followed, random = int(np.sum(labels == 0)), int(np.sum(labels == 1))
+        return {
+            "fair coin": (np.array([followed, random]), np.full(2, len(pairs) / 2)),
+            "B does not follow A": (np.array([broken, followed - broken]), np.array([0, followed])),
+            "random B from A's document": (np.array([own, random - own]), np.array([0, random])),
+        }
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted

@@ -6,6 +6,7 @@ affair.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -129,3 +130,23 @@ def check_two_distinct(docs: Documents, purpose: str) -> None:
         f"{purpose} needs two different documents of at least two tokens; these {len(docs)} documents hold "
         f"{0 if seen is None else 1}"
     )
+
+
+def holds_span(doc: np.ndarray, span: np.ndarray) -> bool:
+    """Whether the document holds these tokens in this order without a gap.
+
+    >>> holds_span(np.array([7, 8, 9]), np.array([8, 9])), holds_span(np.array([7, 8, 9]), np.array([7, 9]))
+    (True, False)
+    """
+    if not 0 < len(span) <= len(doc):
+        return False
+    return bool(np.any(np.all(np.lib.stride_tricks.sliding_window_view(doc, len(span)) == span, axis=1)))
+
+
+def pairs_of(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """(A, B, label) of every pair framed [CLS] A [SEP] B [SEP] in a row."""
+    for segment, label in enumerate(row["labels"], start=1):
+        here = row["segment_ids"] == segment
+        if here.any():
+            tokens, second = row["tokens"][here], row["type_ids"][here] == 1
+            yield tokens[~second][1:-1], tokens[second][:-1], int(label)

@@ -5,7 +5,7 @@ file. They must not know any particular objective. Shape suffixes: B rows, L tok
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from jax.interpreters import partial_eval
 from model.config import TransformerConfig
 from model.network import Params
 from objectives.base import Batch, Objective
+from objectives.examples import Documents
 from objectives.measuring import (
     HostBatch,
     adam,
@@ -56,6 +57,10 @@ class Verdict:
 
     def __bool__(self) -> bool:
         return self.verdict != "fails"
+
+    def with_detail(self, more: str) -> "Verdict":
+        """The same with something to add."""
+        return dataclasses.replace(self, detail="; ".join(filter(None, (self.detail, more))))
 
 
 def _verdict(name: str, figure: float, limit: float, detail: str = "") -> Verdict:
@@ -246,15 +251,64 @@ def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: 
         return Verdict(name, "does not apply", detail="reads the tokens as they are")
     found = [corruption(objective, config, batch, jax.random.fold_in(step_key(), i)) for i in range(64)]
     counts = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *(claims for _, claims in found))
-    worst, detail = 0.0, ""
-    for claim, (observed, expected) in counts.items():
-        surprise = -np.log10(max(chi_square_p(np.asarray(observed), np.asarray(expected)), 1e-300))
-        if surprise >= worst:
-            worst, detail = surprise, f"{claim}: observed {brief(observed)}, expected {brief(expected)}"
     if not counts:
         changed = any(np.any(np.asarray(tokens_BL) != batch["tokens"]) for tokens_BL, _ in found)
         return Verdict(name, "fails" if changed else "does not apply", detail="corruption_claims() is empty")
-    return _verdict(name, worst, 6.0, detail)
+    return _verdict(name, *_least_likely(counts))
+
+
+def makes_examples_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Chi-square of every claim about 256 made rows; equal arguments must make equal rows."""
+    name = "makes examples as claimed"
+    if objective.make_example is None:
+        return Verdict(name, "does not apply", detail="reads packed rows")
+    docs = Documents(alphabets=True)
+    rows = [objective.make_example(docs, i, np.random.default_rng(i)) for i in range(256)]
+    for i in range(8):
+        again = objective.make_example(docs, i, np.random.default_rng(i))
+        differing = [k for k in rows[i] if not np.array_equal(rows[i][k], again[k])]
+        if differing:
+            return Verdict(
+                name, "fails", detail=f"example {i} made twice from equal arguments differs in {differing}"
+            )
+    counts = objective.example_claims(docs, rows)
+    if not counts:
+        return Verdict(name, "holds", detail="equal arguments make equal rows; example_claims() is empty")
+    return _verdict(name, *_least_likely(counts))
+
+
+def _least_likely(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, str]:
+    """(-log10 of the smallest p-value, its limit, the claim with its furthest count in standard deviations)."""
+    worst, detail = -1.0, ""
+    for claim, (observed, expected) in counts.items():
+        observed, expected = np.asarray(observed, float), np.asarray(expected, float)
+        surprise = float(-np.log10(max(chi_square_p(observed, expected), 1e-300)))
+        if surprise > worst:
+            off = (observed - expected) / np.sqrt(np.maximum(expected, 1.0))
+            at = int(np.argmax(np.abs(off)))
+            worst, detail = (
+                surprise,
+                (
+                    f"{claim}: observed {brief(observed)}, expected {brief(expected)}; count {at} is off by "
+                    f"{off[at]:+.1f} sigmas"
+                ),
+            )
+    return max(worst, 0.0), 6.0, detail
+
+
+def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+    """Copies of the fullest row under other example ids are corrupted differently."""
+    name = "examples draw apart"
+    if not corrupts(objective):
+        return Verdict(name, "does not apply", detail="reads the tokens as they are")
+    full = int(np.argmax((batch["segment_ids"] > 0).sum(axis=1)))
+    copies = {k: np.stack([v[full]] * 8) for k, v in batch.items()}
+    copies["example_ids"] = np.arange(8, dtype=np.int32) * 3 + 1
+    tokens_BL = np.asarray(corruption(objective, config, copies, step_key())[0])
+    if np.array_equal(tokens_BL, copies["tokens"]):
+        return Verdict(name, "does not apply", detail="nothing was corrupted")
+    different = len(np.unique(tokens_BL, axis=0))
+    return _verdict(name, 8 - different, 2, f"{different} different corruptions of 8 equal rows")
 
 
 def one_batch_can_be_learned(
@@ -288,11 +342,17 @@ PROPERTIES: tuple[Property, ...] = (
     gradients_are_finite,
     causal_loss_sees_no_future,
     corrupts_as_claimed,
+    examples_draw_apart,
+    makes_examples_as_claimed,
     one_batch_can_be_learned,
 )
 
 
-def examine(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Iterator[Verdict]:
-    """Every property in turn."""
-    for check in PROPERTIES:
-        yield check(objective, config, batch)
+LOCAL: tuple[Property, ...] = (
+    adds_over_any_split,
+    padding_is_deleting,
+    neighbours_are_isolated,
+    order_of_rows_is_irrelevant,
+    weights_are_respected,
+)
+"""Those that fail on some rows of a batch and not on others, so that a smaller failing batch can be looked for."""

@@ -4,6 +4,8 @@ import os
 
 # Before jax is imported anywhere: the devices are made when the backend starts.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads for simulated devices: where eight wait in one collective, none is left for another and all wait for ever.
+os.environ.setdefault("NPROC", "32")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
