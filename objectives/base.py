@@ -69,6 +69,10 @@ class Objective:
     """Optional method (docs, index, rng: np.random.Generator) -> Row, a pure function of its arguments.
     Without it the objective reads packed rows."""
 
+    def reads(self) -> tuple[str, ...]:
+        """Arrays of a row that it needs beside tokens and layout; the data offers "word_starts" int32 [L]."""
+        return ()
+
     def segments_per_unit(self) -> int:
         """How many consecutive segments of a row belong together; units never see each other."""
         return 1

@@ -78,6 +78,7 @@ def small_batch(objective: Objective, seed: int = 0) -> dict[str, np.ndarray]:
         [make(Documents(seed), i, rng) for i in range(4)] if make else [_packed_row(n, rng) for n in _LAYOUTS]
     )
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch["word_starts"] = (batch["tokens"] % 3 != 0).astype(np.int32)
     # Neither sorted nor starting at 0: an objective that counts rows instead would be seen.
     batch["example_ids"] = np.array([11, 5, 17, 2], np.int32)
     return batch

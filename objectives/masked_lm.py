@@ -5,8 +5,8 @@ positions of a row, D model width, V vocabulary.
 """
 
 import dataclasses
-import functools
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,16 @@ from model.heads import MaskedLMHead
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, LossOut, Objective
 from objectives.cross_entropy import cross_entropy
+from objectives.masking import (
+    choose_spans,
+    choose_tokens,
+    first_tokens,
+    gather_scored,
+    most_scored,
+    scored_counts,
+    share_of_bits,
+    span_words,
+)
 from objectives.randomness import token_bits
 
 
@@ -30,9 +40,10 @@ class MaskedLM(Objective):
                            \max(1, \mathrm{round}(\text{rate} \cdot n_s)))
 
     per segment s with n_s ordinary tokens (ids from first_ordinary_id up), M_s drawn uniformly without
-    replacement; a segment with no ordinary token has none. Of the scored tokens 80% are replaced by the mask,
-    10% by a uniform ordinary token, 10% are kept. h is the head's transform of the hidden state, E the tied
-    token table. Masking is drawn anew in every step, from the identity of each token
+    replacement; a segment with no ordinary token has none. With unit "word" whole words are drawn, with "span"
+    runs of words, and M_s is filled as far as whole words fit (`objectives.masking`). Of the scored tokens 80%
+    are replaced by the mask, 10% by a uniform ordinary token, 10% are kept. h is the head's transform of the
+    hidden state, E the tied token table. Masking is drawn anew in every step, from the identity of each token
     (`objectives.randomness`).
 
     Only the scored positions pass the head and the vocabulary projection: they are gathered into P columns, P
@@ -64,13 +75,16 @@ class MaskedLM(Objective):
 
     Reference:
       Devlin et al., BERT, arXiv 1810.04805, section 3.1 and appendix A.1; Liu et al., RoBERTa, arXiv
-      1907.11692, section 4.1 (dynamic masking).
+      1907.11692, section 4.1 (dynamic masking); whole words: google-research/bert, 2019;
+      spans: Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1 (without its boundary objective).
     """
 
     mask_id: int
     """Id of the mask token."""
     max_segments: int
     """Most packed segments in one row (G); the data must be packed with the same limit."""
+    unit: Literal["token", "word", "span"] = "token"
+    """What is scored together: single tokens, whole words, or spans of whole words whose tokens share one fate."""
     rate: float = 0.15
     """Share of a segment's ordinary tokens that is scored."""
     cap_rate: float = 20 / 128
@@ -96,6 +110,10 @@ class MaskedLM(Objective):
             )
         if self.max_segments < 1:
             raise ValueError(f"max_segments {self.max_segments} is below 1")
+
+    def reads(self) -> tuple[str, ...]:
+        """Whole words need to know where words start."""
+        return () if self.unit == "token" else ("word_starts",)
 
     def segment_limit(self) -> int | None:
         """As many as it was made for."""
@@ -130,11 +148,13 @@ class MaskedLM(Objective):
 
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
         """Choose and replace; the plan has positions, targets and weights of scored tokens, each [B, P]."""
-        tokens_BL, segment_ids_BL = batch["tokens"], batch["segment_ids"]
-        order_BL, action_BL, word_BL = jnp.unstack(token_bits(rng, batch, 3), axis=-1)
-        ordinary_BL = (tokens_BL >= self.first_ordinary_id) & (segment_ids_BL > 0)
-        counts_BG = self._counts(segment_ids_BL, ordinary_BL)
-        positions_BP, weights_BP = self._choose(segment_ids_BL, ordinary_BL, order_BL, counts_BG)
+        tokens_BL = batch["tokens"]
+        order_BL, action_BL, word_BL, *lengths = jnp.unstack(
+            token_bits(rng, batch, 4 if self.unit == "span" else 3), axis=-1
+        )
+        positions_BP, weights_BP, owner_BL = self._choose(batch, order_BL, lengths)
+        if owner_BL is not None:
+            action_BL = jnp.take_along_axis(action_BL, owner_BL, axis=1)
 
         targets_BP, action_BP, word_BP = (
             jnp.take_along_axis(x_BL, positions_BP, axis=1) for x_BL in (tokens_BL, action_BL, word_BL)
@@ -143,9 +163,9 @@ class MaskedLM(Objective):
         # The remainder favours small ids by less than V / 2^32.
         random_BP = self.first_ordinary_id + (word_BP % np.uint32(ordinary)).astype(tokens_BL.dtype)
         new_BP = jnp.where(
-            action_BP < _threshold(self.mask_share),
+            action_BP < share_of_bits(self.mask_share),
             self.mask_id,
-            jnp.where(action_BP < _threshold(self.mask_share + self.random_share), random_BP, targets_BP),
+            jnp.where(action_BP < share_of_bits(self.mask_share + self.random_share), random_BP, targets_BP),
         )
         # Unused columns point at some real token, which must not be written: send them out of range.
         length = tokens_BL.shape[1]
@@ -200,91 +220,57 @@ class MaskedLM(Objective):
         expected_V = candidates_V * (jnp.sum(own_V) - own_V) / (ordinary - 1)
         touched_BL = (corrupted.tokens_BL != before_BL) & (before_BL < self.first_ordinary_id)
         special_2 = jnp.array([jnp.sum(touched_BL), jnp.sum(~touched_BL)], jnp.float32)
-        return {
-            "mask, random, keep": (observed_3, shares_3 * jnp.sum(observed_3)),
+        claims = {
             "random tokens": (drawn_V, expected_V),
             "special tokens touched": (special_2, jnp.array([0.0, before_BL.size])),
         }
+        if self.unit != "span":
+            # The tokens of a span share one fate, so their counts scatter more widely than chi-square knows.
+            claims["mask, random, keep"] = (observed_3, shares_3 * jnp.sum(observed_3))
+        if self.unit != "token":
+            claims["words scored in part"] = self._broken_words(batch, plan)
+        return claims
+
+    def _broken_words(self, batch: Batch, plan: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(words of which some tokens are scored and some are not, other words), and what is expected."""
+        tokens_BL, segment_ids_BL = batch["tokens"], batch["segment_ids"]
+        B, L = tokens_BL.shape
+        ordinary_BL = (tokens_BL >= self.first_ordinary_id) & (segment_ids_BL > 0)
+        word_BL = jnp.cumsum(first_tokens(batch["word_starts"], segment_ids_BL, ordinary_BL), axis=1)
+        rows_B1 = jnp.arange(B)[:, None]
+        scored_BL = jnp.zeros((B, L)).at[rows_B1, plan["positions"]].add(plan["weights"])
+        empty_BW = jnp.zeros((B, L + 1))
+        tokens_BW = empty_BW.at[rows_B1, word_BL].add(ordinary_BL)
+        scored_BW = empty_BW.at[rows_B1, word_BL].add(scored_BL)
+        words, broken = jnp.sum(tokens_BW > 0), jnp.sum((scored_BW > 0) & (scored_BW != tokens_BW))
+        return jnp.stack([broken, words - broken]).astype(jnp.float32), jnp.stack([0.0 * words, 1.0 * words])
 
     def scored_positions(self, length: int) -> int:
         """P: the most positions that a row of this length can score, whatever is packed in it."""
-        return _most_scored(self.rate, self.cap_rate, length, self.max_segments)
-
-    def _counts(self, segment_ids_BL: jax.Array, ordinary_BL: jax.Array) -> jax.Array:
-        """Scored tokens per segment [B, G]."""
-        member_BLG = segment_ids_BL[..., None] == jnp.arange(1, self.max_segments + 1)[None, None, :]
-        lengths_BG = jnp.sum(member_BLG, axis=1)
-        ordinary_BG = jnp.sum(member_BLG & ordinary_BL[..., None], axis=1)
-        wanted, cap = _count_tables(self.rate, self.cap_rate, segment_ids_BL.shape[1])
-        return jnp.minimum(jnp.asarray(wanted)[ordinary_BG], jnp.asarray(cap)[lengths_BG])
+        return most_scored(self.rate, self.cap_rate, length, self.max_segments)
 
     def _choose(
-        self, segment_ids_BL: jax.Array, ordinary_BL: jax.Array, order_BL: jax.Array, counts_BG: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Of each segment the ordinary tokens with the smallest bits: positions [B, P], weights [B, P]."""
-        B, L = segment_ids_BL.shape
-        # Ordinary tokens sorted by (segment, bits), all others behind them.
-        group_BL = jnp.where(ordinary_BL, segment_ids_BL, L + 1)
-        index_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
-        _, _, sorted_BL = jax.lax.sort((group_BL, order_BL, index_BL), num_keys=2)
-        groups_G = jnp.arange(1, self.max_segments + 1)
-        before_BG = jnp.sum(
-            group_BL[..., None] < groups_G[None, None, :], axis=1
-        )  # where a segment starts there
-
-        # Column p belongs to the segment in whose share of the running total it falls.
-        P = self.scored_positions(L)
-        ends_BG = jnp.cumsum(counts_BG, axis=1)
-        column_P = jnp.arange(P)
-        segment_BP = jnp.sum(column_P[None, :, None] >= ends_BG[:, None, :], axis=-1)
-        used_BP = segment_BP < self.max_segments
-        segment_BP = jnp.minimum(segment_BP, self.max_segments - 1)
-        rank_BP = column_P[None] - jnp.take_along_axis(ends_BG - counts_BG, segment_BP, axis=1)
-        place_BP = jnp.take_along_axis(before_BG, segment_BP, axis=1) + rank_BP
-        positions_BP = jnp.take_along_axis(sorted_BL, jnp.where(used_BP, place_BP, 0), axis=1)
-        return positions_BP, used_BP.astype(jnp.float32)
-
-
-def _threshold(share: float) -> np.uint32:
-    """Uniform 32-bit numbers below this are a share of them."""
-    return np.uint32(min(round(share * 2**32), 2**32 - 1))
-
-
-def _count_tables(rate: float, cap_rate: float, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(wanted, cap) for 0..length tokens. Tables, so that host and device cannot round apart."""
-    n = np.arange(length + 1)
-    wanted = np.where(n > 0, np.maximum(1, np.round(rate * n)), 0).astype(np.int32)
-    # Without the small number 0.1 x 10 could become 2.
-    cap = np.ceil(cap_rate * n - 1e-9).astype(np.int32)
-    return wanted, cap
-
-
-@functools.lru_cache
-def _most_scored(rate: float, cap_rate: float, length: int, segments: int) -> int:
-    """The largest sum of counts over at most `segments` segments of at most `length` tokens in all.
-
-    Rounding makes several short segments score more than one long one, so this is a knapsack; `shortest[k]`
-    is the least total length at which k positions are scored, and the table for twice as many segments is its
-    (min, +) square.
-    """
-    wanted, cap = _count_tables(rate, cap_rate, length)
-    best = np.minimum(wanted, cap)
-    size = min(length, int(best.max()) * segments)
-    one = np.full(size + 1, length + 1)
-    for n in range(length, -1, -1):
-        one[best[n]] = n
-
-    def join(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.array([np.min(a[: k + 1] + b[k::-1]) for k in range(size + 1)])
-
-    shortest, power = one, one
-    remaining = segments - 1
-    while remaining:
-        if remaining & 1:
-            shortest = join(shortest, power)
-        power = join(power, power)
-        remaining >>= 1
-    return int(np.flatnonzero(shortest <= length).max())
+        self, batch: Batch, order_BL: jax.Array, lengths: list[jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Positions [B, P], weights [B, P] and, for spans, which token's fate each token shares [B, L]."""
+        segment_ids_BL = batch["segment_ids"]
+        ordinary_BL = (batch["tokens"] >= self.first_ordinary_id) & (segment_ids_BL > 0)
+        counts_BG = scored_counts(
+            segment_ids_BL,
+            ordinary_BL,
+            rate=self.rate,
+            cap_rate=self.cap_rate,
+            max_segments=self.max_segments,
+        )
+        columns = self.scored_positions(segment_ids_BL.shape[1])
+        if self.unit == "token":
+            return *choose_tokens(segment_ids_BL, ordinary_BL, order_BL, counts_BG, columns), None
+        first_BL = first_tokens(batch["word_starts"], segment_ids_BL, ordinary_BL)
+        words_BL = span_words(lengths[0]) if lengths else jnp.ones_like(segment_ids_BL)
+        scored_BL, owner_BL = choose_spans(
+            segment_ids_BL, first_BL, ordinary_BL, order_BL, words_BL, counts_BG
+        )
+        return *gather_scored(scored_BL, columns), owner_BL if lengths else None
 
 
 def example() -> MaskedLM:

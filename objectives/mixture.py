@@ -96,6 +96,10 @@ class Mixture(Objective):
         """That of the one part that has it."""
         return next((part.make_example for _, part, _ in self.parts if part.make_example is not None), None)
 
+    def reads(self) -> tuple[str, ...]:
+        """Those of all parts."""
+        return tuple(dict.fromkeys(name for _, part, _ in self.parts for name in part.reads()))
+
     def segments_per_unit(self) -> int:
         """Enough for every part."""
         return math.lcm(*(part.segments_per_unit() for _, part, _ in self.parts))

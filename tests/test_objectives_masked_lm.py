@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model.encoder import EncoderConfig
-from objectives.masked_lm import MaskedLM, _count_tables
+from objectives.masked_lm import MaskedLM
+from objectives.masking import LONGEST_SPAN, count_tables, span_words
 from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of
 from objectives.randomness import token_bits
 
@@ -77,7 +78,7 @@ def test_bert_scores_at_most_20_of_128_and_80_of_512():
     ("rate", "cap_rate"), [(0.15, 20 / 128), (0.15, 1.0), (0.4, 0.3), (1.0, 1.0), (0.01, 0.01)]
 )
 def test_columns_are_the_exact_bound(length, segments, rate, cap_rate):
-    best = np.minimum(*_count_tables(rate, cap_rate, length))
+    best = np.minimum(*count_tables(rate, cap_rate, length))
     reach = np.zeros(length + 1, int)
     for _ in range(segments):
         reach = np.array([max(reach[n - k] + best[k] for k in range(n + 1)) for n in range(length + 1)])
@@ -105,6 +106,76 @@ def test_rates_and_places_over_many_steps():
             counts = scored[row, ordinary[row] & (np.asarray(batch["segment_ids"][row]) == segment)]
             # Without replacement counts vary less than chi-square allows: only the upper side can fail.
             assert chi_square_p(counts, np.full(len(counts), counts.mean())) > 1e-3
+
+
+def _words(batch, lengths, seed=0):
+    """The batch with words of random lengths up to `lengths`."""
+    starts = np.random.default_rng(seed).random(batch["tokens"].shape) < 1 / lengths
+    return {**batch, "word_starts": jnp.asarray(starts, jnp.int32)}
+
+
+def _word_ids(batch):
+    """[B, L] number of the word in its row, 0 for what is no word; written the slow way."""
+    tokens, segments, starts = (np.asarray(batch[k]) for k in ("tokens", "segment_ids", "word_starts"))
+    words = np.zeros_like(tokens)
+    for row in range(len(tokens)):
+        count, inside = 0, 0
+        for at in range(tokens.shape[1]):
+            if tokens[row, at] < 7 or segments[row, at] == 0:
+                inside = 0
+                continue
+            if not inside or starts[row, at] or segments[row, at] != segments[row, at - 1]:
+                count += 1
+            words[row, at] = inside = count
+    return words
+
+
+@pytest.mark.parametrize("unit", ["word", "span"])
+def test_words_are_scored_whole_up_to_the_count(unit):
+    batch = _words(_batch([(128,), (60, 40, 20), (17,) * 7, (3, 4) * 4, ()], 128), 2)
+    objective = MaskedLM(mask_id=4, max_segments=8, rate=0.3, cap_rate=1.0, unit=unit)
+    words, segments = _word_ids(batch), np.asarray(batch["segment_ids"])
+    shares = []
+    for seed in range(8):
+        scored = _scored(objective, batch, seed)
+        assert scored.max() <= 1 and not np.any(scored[words == 0])
+        for row in range(len(scored)):
+            for word in range(1, words[row].max() + 1):
+                assert len(set(scored[row, words[row] == word])) == 1, (row, word)
+            for segment in range(1, segments[row].max() + 1):
+                here = (segments[row] == segment) & (words[row] > 0)
+                count, wanted = scored[row, here].sum(), max(1, round(0.3 * here.sum()))
+                longest = max(np.sum(words[row] == w) for w in set(words[row, here]))
+                # Every word that is left out would not have fitted.
+                assert wanted - longest < count <= wanted, (row, segment)
+                shares += [count / wanted] if wanted >= 10 else []
+    assert np.mean(shares) > 0.95
+
+
+def test_spans_have_published_lengths_and_one_fate():
+    lengths = np.asarray(span_words(jax.random.bits(jax.random.key(0), (1, 200_000), jnp.uint32)))[0]
+    expected = 0.8 ** np.arange(LONGEST_SPAN)
+    counts = np.bincount(lengths, minlength=LONGEST_SPAN + 1)[1:]
+    assert chi_square_p(counts, expected / expected.sum() * len(lengths)) > 1e-3
+    assert 3.75 < lengths.mean() < 3.85
+    # One token a word and a low rate: the runs that are scored are the spans, cut where the count is full.
+    batch = {**_batch([(512,)] * 16, 512), "word_starts": jnp.ones((16, 512), jnp.int32)}
+    objective = MaskedLM(mask_id=4, max_segments=1, rate=0.05, cap_rate=1.0, unit="span")
+    corrupted = _corrupt(objective, batch, jax.random.key(1))
+    scored = _scored(objective, batch, 1)
+    masked = np.asarray(corrupted.tokens_BL) == 4
+    runs = [run for row in range(16) for run in _runs(scored[row])]
+    assert 2 < np.mean([stop - start for start, stop in runs]) < 4.5
+    mixed = sum(
+        len(set(masked[row, start:stop])) > 1 for row in range(16) for start, stop in _runs(scored[row])
+    )
+    # Runs of both fates are spans that happen to touch.
+    assert mixed < 0.1 * len(runs)
+
+
+def _runs(scored):
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], scored, [0]])))
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def test_a_segment_is_masked_alike_wherever_it_lies():
