@@ -156,15 +156,19 @@ def test_packed_examples_equal_the_same_examples_alone():
 
 
 def test_bfloat16_and_remat_stay_close():
-    params, weights_BLD = restless(SMALL_T5), weights_for(BATCH)
+    # At the initial values: wilder weights choose sharply, as scores are not divided by the root of the head size.
+    params = jax.jit(Network(SMALL_T5.build()).init, compiler_options=QUICK)(jax.random.key(0))
+    weights_BLD = weights_for(BATCH)
     loss, grads = loss_and_grad(SMALL_T5, params, BATCH, weights_BLD)
     low = dataclasses.replace(SMALL_T5, dtype="bfloat16", remat="full")
     low_loss, low_grads = loss_and_grad(low, params, BATCH, weights_BLD)
-    assert 0 < abs(float(low_loss) - float(loss)) < 0.05 * float(np.linalg.norm(weights_BLD))
-    for grad, low_grad in zip(jax.tree.leaves(grads), jax.tree.leaves(low_grads), strict=True):
-        assert low_grad.dtype == jnp.float32
-        # Scores are not divided by the square root of the head size, so these weights make sharp choices.
-        assert np.linalg.norm(low_grad - grad) <= 0.3 * np.linalg.norm(grad)
+    assert 0 < abs(float(low_loss) - float(loss)) < 0.02 * float(np.linalg.norm(weights_BLD))
+    pairs = [
+        np.array([a, b - a]) for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(low_grads), strict=True)
+    ]
+    size, error = np.sqrt(sum(np.sum(pair.reshape(2, -1) ** 2, axis=1) for pair in pairs))
+    assert error < 0.1 * size  # measured 0.04
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(low_grads))
 
 
 def test_dropout_acts_where_a_key_is_bound():
