@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import make_context
-from model.config import TransformerConfig
+from model.config import Activation, TransformerConfig
 from model.layers import Dropout, Embed, Norm
 from model.stack import PostNormBlock, stack
 
@@ -32,7 +32,7 @@ class BertConfig(TransformerConfig):
     causal: ClassVar[bool] = False
     bias: ClassVar[bool] = True
     norm: ClassVar[Literal["layer", "rms"]] = "layer"
-    activation: ClassVar[Literal["gelu", "gelu_tanh"]] = "gelu"
+    activation: ClassVar[Activation] = "gelu"
 
     def kernel_init(self) -> Initializer:
         """Normal, cut at two standard deviations."""

@@ -1,4 +1,4 @@
-"""The fields and checks that every transformer of this room shares. Knows no module and no array.
+"""The fields and checks that every transformer of this room shares. Knows no module.
 
 What a user may tune is a field; what a paper fixed is a class variable of that paper's config.
 """
@@ -7,9 +7,14 @@ import abc
 import dataclasses
 from typing import ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
+
+from model.rotary import rotary_rates
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class TransformerConfig(abc.ABC):
     width: int
     """Width of the residual stream (D)."""
     heads: int
-    """Attention heads (H); must divide width."""
+    """Attention heads (H); must divide width, where the head size follows from it."""
     mlp_width: int
     """Hidden width of the MLP (F)."""
     max_positions: int
@@ -50,10 +55,19 @@ class TransformerConfig(abc.ABC):
     causal: ClassVar[bool]
     bias: ClassVar[bool]
     norm: ClassVar[Literal["layer", "rms"]]
-    activation: ClassVar[Literal["gelu", "gelu_tanh"]]
+    activation: ClassVar[Activation]
     gated: ClassVar[bool] = False
+    tied: ClassVar[bool] = True
+    """Whether the token table also makes the logits."""
+    positions: ClassVar[Literal["learned", "rotary", "relative"]] = "learned"
     rotary_base: ClassVar[float | None] = None
     position_offset: ClassVar[int] = 0
+    scaled_attention: ClassVar[bool] = True
+    """Whether scores are divided by the square root of the head size."""
+    window: ClassVar[int | None] = None
+    """How many tokens a narrow layer sees, half of them to each side; None where all layers see the segment."""
+    encoder_decoder: ClassVar[bool] = False
+    """Whether the backbone also decodes: `causal` then speaks of its encoder."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work together, naming both."""
@@ -62,9 +76,8 @@ class TransformerConfig(abc.ABC):
                 raise ValueError(f"{field} {getattr(self, field)} is below 1")
         if self.types < 0:
             raise ValueError(f"types {self.types} is below 0")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
-        if self.rotary_base is not None and self.head_dim % 2:
+        self.check_heads()
+        if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
                 f"rotary positions need an even head size, but width {self.width} / heads {self.heads} "
                 f"= {self.head_dim}"
@@ -72,8 +85,10 @@ class TransformerConfig(abc.ABC):
         for field in ("dropout", "attention_dropout"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise ValueError(f"{field} {getattr(self, field)} is not in [0, 1)")
-        if self.layers % self.unroll:
-            raise ValueError(f"layers {self.layers} is not divisible by unroll {self.unroll}")
+        if self.scanned_layers % self.unroll:
+            raise ValueError(
+                f"layers {self.layers} ({self.scanned_layers} of them scanned) is not divisible by unroll {self.unroll}"
+            )
         if self.attention in ("cudnn", "splash") and self.attention_dropout > 0:
             raise ValueError(
                 f'attention "{self.attention}" cannot drop probabilities, but attention_dropout is '
@@ -82,10 +97,30 @@ class TransformerConfig(abc.ABC):
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError(f'attention "cudnn" computes in bfloat16 only, but dtype is "{self.dtype}"')
 
+    def check_heads(self) -> None:
+        """Refuse heads that do not share the width evenly."""
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head (K)."""
         return self.width // self.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads (G), each read by heads / kv_heads query heads."""
+        return self.heads
+
+    @property
+    def scanned_layers(self) -> int:
+        """How many blocks are alike, and so stacked on axis 0 of the parameters below "layers"."""
+        return self.layers
+
+    @property
+    def hidden_dropout(self) -> float:
+        """Dropout inside the MLP, after the activation."""
+        return 0.0
 
     @property
     def compute_dtype(self) -> jnp.dtype:
@@ -103,6 +138,20 @@ class TransformerConfig(abc.ABC):
     def position_init(self) -> Initializer:
         """Initial values of the learned position table."""
         return self.kernel_init()
+
+    def query_init(self) -> Initializer:
+        """Initial values of the query matrices."""
+        return self.kernel_init()
+
+    def table_init(self) -> Initializer:
+        """Initial values of the token and type tables."""
+        return self.kernel_init()
+
+    def rotary_rates(self) -> jax.Array:
+        """Radians per position of each pair of features, [K / 2], where positions are rotary."""
+        if self.rotary_base is None:
+            raise ValueError(f"{type(self).__name__} has rotary positions but no rotary_base")
+        return rotary_rates(self.head_dim, self.rotary_base)
 
     @abc.abstractmethod
     def build(self) -> nn.Module:

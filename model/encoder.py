@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import make_context
-from model.config import TransformerConfig
+from model.config import Activation, TransformerConfig
 from model.layers import Dropout, Embed, Norm
 from model.stack import PreNormBlock, stack
 
@@ -31,8 +31,9 @@ class EncoderConfig(TransformerConfig):
     causal: ClassVar[bool] = False
     bias: ClassVar[bool] = False
     norm: ClassVar[Literal["layer", "rms"]] = "rms"
-    activation: ClassVar[Literal["gelu", "gelu_tanh"]] = "gelu_tanh"
+    activation: ClassVar[Activation] = "gelu_tanh"
     gated: ClassVar[bool] = True
+    positions: ClassVar[Literal["learned", "rotary", "relative"]] = "rotary"
     rotary_base: ClassVar[float | None] = 10_000.0
 
     def residual_init(self) -> Initializer:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import make_context
-from model.config import TransformerConfig
+from model.config import Activation, TransformerConfig
 from model.layers import Dropout, Embed, Norm
 from model.stack import PreNormBlock, stack
 
@@ -33,7 +33,7 @@ class Gpt2Config(TransformerConfig):
     causal: ClassVar[bool] = True
     bias: ClassVar[bool] = True
     norm: ClassVar[Literal["layer", "rms"]] = "layer"
-    activation: ClassVar[Literal["gelu", "gelu_tanh"]] = "gelu_tanh"
+    activation: ClassVar[Activation] = "gelu_tanh"
 
     def residual_init(self) -> Initializer:
         """Two sublayers per block write to the stream: keep its variance at the start."""
@@ -49,7 +49,7 @@ class Gpt2Config(TransformerConfig):
 
 
 class Gpt2(nn.Module):
-    """Tokens to hidden states, each seeing its segment up to itself."""
+    """Tokens to hidden states, each seeing its segment up to itself, and its segment's prefix."""
 
     config: Gpt2Config
 
@@ -60,11 +60,14 @@ class Gpt2(nn.Module):
         segment_ids_BL: jax.Array,
         positions_BL: jax.Array,
         type_ids_BL: jax.Array | None = None,
+        prefix_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states [B, L, D] in the compute dtype."""
         config = self.config
         x_BLD = Dropout(config.dropout)(Embed(config, name="embed")(tokens_BL, positions_BL, type_ids_BL))
-        x_BLD = stack(config, PreNormBlock, x_BLD, make_context(config, segment_ids_BL, positions_BL))
+        x_BLD = stack(
+            config, PreNormBlock, x_BLD, make_context(config, segment_ids_BL, positions_BL, prefix_BL)
+        )
         return Norm(config, name="final_norm")(x_BLD)
 
 

@@ -1,9 +1,10 @@
 """The attention kernels, which one a config gets, and why it cannot have another. Knows no parameters.
 
-Every kernel takes q, k, v of shape [B, L, H, K] and lets a token attend to its own segment (if causal, up to
-itself); padding (segment 0) attends to padding, so that no softmax is ever empty.
+Every kernel takes q of shape [B, L, H, K] and k, v of [B, S, G, K], of which each head serves H / G query heads
+(arXiv 2305.13245), and lets a token attend to its own segment (if causal, up to itself and to the prefix); padding
+(segment 0) attends to padding, so that no softmax is ever empty.
 
-Shape suffixes: B batch, L query length, S key length, H heads, K head size.
+Shape suffixes: B batch, L query length, S key length, H query heads, G key and value heads, K head size.
 """
 
 import contextlib
@@ -37,22 +38,22 @@ def compiling_for(platform: Literal["cpu", "gpu", "tpu"]) -> Iterator[None]:
         _target.reset(token)
 
 
-def choose_kernel(config: TransformerConfig, length: int) -> Kernel:
-    """The kernel for rows of this length; a ValueError if the one asked for cannot work."""
+def choose_kernel(config: TransformerConfig, length: int, prefixed: bool = False) -> Kernel:
+    """The kernel for rows of this length, perhaps with prefixes; a ValueError if the one asked for cannot work."""
     if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)
         return "plain"
     platform = _target.get() or jax.default_backend()
     if config.attention == "auto":
         fastest: dict[str, Kernel] = {"gpu": "cudnn", "tpu": "splash"}
-        if platform not in fastest or _obstacle(fastest[platform], config, length, platform):
+        if platform not in fastest or _obstacle(fastest[platform], config, length, platform, prefixed):
             return "plain"
         return fastest[platform]
-    if obstacle := _obstacle(config.attention, config, length, platform):
+    if obstacle := _obstacle(config.attention, config, length, platform, prefixed):
         raise ValueError(f'attention "{config.attention}" {obstacle}; use attention "auto"')
     return config.attention
 
 
-def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: str) -> str:
+def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: str, prefixed: bool) -> str:
     """Why this kernel cannot do this, or nothing."""
     if kernel == "plain":
         return ""
@@ -61,6 +62,12 @@ def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: 
         return f'runs on {home} only, but the backend is "{platform}"'
     if config.attention_dropout > 0:
         return f"cannot drop probabilities, but attention_dropout is {config.attention_dropout}"
+    if config.positions == "relative":
+        return f"cannot add position biases to the scores, as {type(config).__name__} needs"
+    if kernel == "splash" and config.window is not None:
+        return f"cannot mix narrow and wide layers, but window is {config.window}"
+    if kernel == "splash" and prefixed:
+        return "cannot look ahead within a prefix, but the batch has one"
     if kernel == "splash" and length % SPLASH_BLOCK:
         return f"tiles rows by {SPLASH_BLOCK}, but they are {length} tokens long"
     if kernel == "cudnn" and config.dtype != "bfloat16":
@@ -72,46 +79,58 @@ def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: 
     return ""
 
 
-def allowed(segment_ids_BL: jax.Array, causal: bool) -> jax.Array:
-    """Who may attend to whom: [B, 1, L, S], true within a segment."""
+def allowed(segment_ids_BL: jax.Array, causal: bool, prefix_BL: jax.Array | None = None) -> jax.Array:
+    """Who may attend to whom: [B, 1, L, S], true within a segment; the prefix is seen by all of its segment."""
     allowed_BLS = segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :]
     if causal:
         index_L = jnp.arange(segment_ids_BL.shape[1])
-        allowed_BLS &= (index_L[:, None] >= index_L[None, :])[None]
+        seen_BLS = (index_L[:, None] >= index_L[None, :])[None]
+        if prefix_BL is not None:
+            seen_BLS = seen_BLS | prefix_BL[:, None, :]
+        allowed_BLS &= seen_BLS
     return allowed_BLS[:, None]
 
 
 def plain_attention(
     q_BLHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    bias_B1LS: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    bias_BHLS: jax.Array,
     dropout: Callable[[jax.Array], jax.Array],
+    scaled: bool = True,
 ) -> jax.Array:
-    """Any backend, any size, with dropout; softmax in float32, all probabilities held in memory."""
-    q_BLHK = q_BLHK * q_BLHK.shape[-1] ** -0.5
+    """Any backend, size and bias, with dropout; softmax in float32, all probabilities held in memory."""
+    if scaled:
+        q_BLHK = q_BLHK * q_BLHK.shape[-1] ** -0.5
+    k_BSHK, v_BSHK = (_one_per_query_head(x, q_BLHK.shape[2]) for x in (k_BSGK, v_BSGK))
     scores_BHLS = jnp.einsum("BLHK,BSHK->BHLS", q_BLHK, k_BSHK, preferred_element_type=jnp.float32)
-    probs_BHLS = jax.nn.softmax(scores_BHLS + bias_B1LS, axis=-1).astype(v_BSHK.dtype)
+    probs_BHLS = jax.nn.softmax(scores_BHLS + bias_BHLS, axis=-1).astype(v_BSHK.dtype)
     return jnp.einsum("BHLS,BSHK->BLHK", dropout(probs_BHLS), v_BSHK)
+
+
+def _one_per_query_head(x_BSGK: jax.Array, heads: int) -> jax.Array:
+    """Each key or value head as often as query heads read it, in their order."""
+    groups = x_BSGK.shape[2]
+    return x_BSGK if groups == heads else jnp.repeat(x_BSGK, heads // groups, axis=2)
 
 
 def library_attention(
     q_BLHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
     allowed_B1LS: jax.Array,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
     """jax.nn's attention; "cudnn" is the flash kernel of NVIDIA GPUs, "xla" lets a test run it anywhere."""
     return jax.nn.dot_product_attention(
-        q_BLHK, k_BSHK, v_BSHK, mask=allowed_B1LS, implementation=implementation
+        q_BLHK, k_BSGK, v_BSGK, mask=allowed_B1LS, implementation=implementation
     )
 
 
 def splash_attention(
     q_BLHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
     segment_ids_BL: jax.Array,
     causal: bool,
     interpret: bool = False,
@@ -119,7 +138,7 @@ def splash_attention(
     """The flash kernel of TPUs, skipping what causality rules out; interpret lets a test run it anywhere."""
 
     def local(
-        q_BLHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, segment_ids_BL: jax.Array
+        q_BLHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, segment_ids_BL: jax.Array
     ) -> jax.Array:
         length, heads = q_BLHK.shape[1:3]
         mask_LS = (splash.CausalMask if causal else splash.FullMask)((length, length))
@@ -130,13 +149,14 @@ def splash_attention(
             q_seq_shards=1,
             interpret=interpret,
         )
-        q_BHLK, k_BHSK, v_BHSK = (
-            x.swapaxes(1, 2) for x in (q_BLHK * q_BLHK.shape[-1] ** -0.5, k_BSHK, v_BSHK)
+        q_BHLK, k_BGSK, v_BGSK = (
+            x.swapaxes(1, 2) for x in (q_BLHK * q_BLHK.shape[-1] ** -0.5, k_BSGK, v_BSGK)
         )
         segments = splash.SegmentIds(segment_ids_BL, segment_ids_BL)
-        return jax.vmap(kernel)(q_BHLK, k_BHSK, v_BHSK, segments).swapaxes(1, 2)
+        return jax.vmap(kernel)(q_BHLK, k_BGSK, v_BGSK, segments).swapaxes(1, 2)
 
-    return _per_device(local, q_BLHK.shape)(q_BLHK, k_BSHK, v_BSHK, segment_ids_BL)
+    # The axis that splits key heads splits query heads too: G divides H.
+    return _per_device(local, k_BSGK.shape)(q_BLHK, k_BSGK, v_BSGK, segment_ids_BL)
 
 
 def _splash_blocks(length: int) -> splash.BlockSizes:

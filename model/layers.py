@@ -25,7 +25,12 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
 
 
 def trailing(x: jax.Array, ndim: int) -> jax.Array:
@@ -128,7 +133,7 @@ class Mlp(nn.Module):
             dtype=config.compute_dtype,
             kernel_init=config.residual_init(),
             name="down",
-        )(hidden_BLF)
+        )(Dropout(config.hidden_dropout)(hidden_BLF))
 
     def _widen(self, name: str) -> Dense:
         config = self.config
@@ -157,17 +162,30 @@ class Embed(nn.Module):
             raise ValueError(
                 f"rows of {tokens_BL.shape[1]} tokens exceed max_positions {config.max_positions}"
             )
-        tokens_VD = self._table("tokens", "vocab", config.vocab_size, config.kernel_init())
+        tokens_VD = self._table("tokens", "vocab", config.vocab_size, config.table_init())
         x_BLD = tokens_VD[tokens_BL]
-        if config.rotary_base is None:
+        if config.positions == "learned":
             rows = config.max_positions + config.position_offset
             table = self._table("positions", "positions", rows, config.position_init())
             x_BLD = x_BLD + table[positions_BL + config.position_offset]
         if config.types > 0:
-            table = self._table("types", "types", config.types, config.kernel_init())
+            table = self._table("types", "types", config.types, config.table_init())
             single = config.types == 1 or type_ids_BL is None
             x_BLD = x_BLD + (table[0][None, None] if single else table[type_ids_BL])
         return x_BLD.astype(config.compute_dtype)
 
     def _table(self, name: str, axis: str, rows: int, init: Initializer) -> jax.Array:
         return parameter(self, name, init, (axis, "embed"), (rows, self.config.width))
+
+
+class Unembed(nn.Module):
+    """The output table [V, D] of a backbone whose logits are not tied to its token table."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """The table; to be called by the backbone so that its parameters hold it, though only losses read it."""
+        config = self.config
+        shape = (config.vocab_size, config.width)
+        return parameter(self, "tokens", config.kernel_init(), ("vocab", "embed"), shape)

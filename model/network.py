@@ -1,6 +1,6 @@
 """A backbone with its heads, and the same with parameters bound: all that an objective sees of a model.
 
-Knows no loss, no file, no mesh. Shape suffixes: B batch, L length, D model width, V vocabulary.
+Knows no loss, no file, no mesh. Shape suffixes: B batch, L length, S source length, D model width, V vocabulary.
 """
 
 import dataclasses
@@ -21,7 +21,11 @@ Batch = Mapping[str, jax.Array]
 
 
 class Backbone(Protocol):
-    """Tokens to hidden states; its token table is the parameter ("embed", "tokens") [V, D]."""
+    """Tokens to hidden states; its token table is the parameter ("embed", "tokens") [V, D].
+
+    Where the config says so, the table of the logits is another one, ("unembed", "tokens") [V, D]; a causal backbone
+    also takes prefix_BL, and one with encoder_decoder has a method `decode` (model/t5.py).
+    """
 
     config: TransformerConfig
 
@@ -108,22 +112,57 @@ class BoundNetwork:
         )
 
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
-        """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says."""
+        """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says.
+
+        Args:
+          tokens_BL: what the backbone reads; of an encoder-decoder, what its encoder reads.
+          batch: segment_ids, positions and, where it has them, type_ids and prefix (bool: the tokens that all of
+            their segment may see, so that a causal backbone reads them in both directions), all [B, L].
+        """
         type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
+        # Where attention is not causal, everything is seen anyway.
+        prefix = (batch["prefix"],) if self.config.causal and "prefix" in batch else ()
         hidden_BLD = self.network.backbone.apply(
             {"params": self.params["backbone"]},
             tokens_BL,
             batch["segment_ids"],
             batch["positions"],
             type_ids_BL,
+            *prefix,
             rngs=self._rngs(0),
+        )
+        return cast(jax.Array, hidden_BLD)
+
+    def decode(self, tokens_BL: jax.Array, batch: Batch, memory_BSD: jax.Array) -> jax.Array:
+        """Hidden states [B, L, D] of an encoder-decoder's target tokens: times embedding_VD they are the logits.
+
+        Args:
+          tokens_BL: what the decoder reads (targets shifted right), each seeing those before it in its segment.
+          batch: target_segment_ids and target_positions [B, L] of these tokens, segment_ids [B, S] of the source; a
+            target reads the source of its own segment, and nothing where there is none.
+          memory_BSD: what `encode` returned for the source.
+        """
+        if not self.config.encoder_decoder:
+            raise ValueError(
+                f"{type(self.config).__name__} has no decoder: use encode, or an encoder-decoder like T5"
+            )
+        hidden_BLD = self.network.backbone.apply(
+            {"params": self.params["backbone"]},
+            tokens_BL,
+            batch["target_segment_ids"],
+            batch["target_positions"],
+            memory_BSD,
+            batch["segment_ids"],
+            rngs=self._rngs(0),
+            method="decode",
         )
         return cast(jax.Array, hidden_BLD)
 
     @property
     def embedding_VD(self) -> jax.Array:
-        """The token table in the compute dtype, for tied unembedding."""
-        table_VD: jax.Array = self.params["backbone"]["embed"]["tokens"]
+        """The table of the logits in the compute dtype: the token table where tied, else the output table."""
+        module = "embed" if self.config.tied else "unembed"
+        table_VD: jax.Array = self.params["backbone"][module]["tokens"]
         return table_VD.astype(self.config.compute_dtype)
 
     def unembed(self, hidden: jax.Array, bias_V: jax.Array | None = None) -> jax.Array:

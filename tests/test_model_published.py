@@ -1,34 +1,18 @@
 """Forward parity with the published PyTorch models; benchmarks/make_goldens.py made the golden outputs."""
 
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
 
 from model.bert import BertConfig, RobertaConfig
 from model.gpt2 import Gpt2Config
 from model.heads import Classifier, MaskedLMHead, Pooler
-from model.network import BoundNetwork, Network
-from tests.golden.weights import SHAPE, draw, inputs
+from model.network import Network
+from tests.golden.weights import SHAPE, inputs
+from tests.published import golden, published
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "published.npz")
+GOLDEN = golden("published")
 BATCH = inputs()
 REAL = BATCH["segment_ids"] != 0
-
-
-def published(network: Network) -> BoundNetwork:
-    """Bind the weights that the PyTorch side was given, by name."""
-
-    def value(path, leaf):
-        names = [str(entry.key) for entry in path][1:]  # without "backbone" or "heads"
-        name = "/".join(names)
-        if names[0] == "layers":
-            return np.stack([draw(f"{name}/{n}", leaf.shape[1:]) for n in range(leaf.shape[0])])
-        return draw(name, leaf.shape)
-
-    shapes = jax.eval_shape(network.init, jax.random.key(0))
-    return network.bind(jax.tree_util.tree_map_with_path(value, shapes))
 
 
 def assert_agrees(ours, name: str) -> None:

@@ -24,6 +24,7 @@ HostBatch = Mapping[str, np.ndarray]
 RULES: tuple[tuple[str, str], ...] = (
     ("vocab", "tensor"),
     ("heads", "tensor"),
+    ("kv_heads", "tensor"),
     ("mlp", "tensor"),
     ("embed", "fsdp"),
 )
