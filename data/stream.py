@@ -58,6 +58,22 @@ class MadeRows:
         return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
+class WithWordStarts:
+    """Rows that also say of each token whether it opens a word, "word_starts" int32 [B, L]."""
+
+    def __init__(self, rows: Rows, starts_V: np.ndarray):
+        self._rows = rows
+        self._starts_V = starts_V.astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
+        """The rows with these numbers, and the starts of their words."""
+        batch = self._rows.take(numbers)
+        return {**batch, "word_starts": self._starts_V[batch["tokens"]]}
+
+
 class Stream:
     """Endless batches: each epoch visits every row of a source once, in an order of its own.
 

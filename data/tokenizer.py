@@ -50,6 +50,11 @@ class Tokenizer(Protocol):
         """Hex digest of everything that decides the ids."""
         ...
 
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Whether an id opens a word, bool [vocab_size]."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, no special ids added."""
         ...
@@ -106,6 +111,11 @@ class SentencePieceTokenizer:
     def fingerprint(self) -> str:
         """SHA-256 of the model."""
         return hashlib.sha256(self._model).hexdigest()
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Whether an id opens a word, bool [vocab_size]: SentencePiece writes the space before it as U+2581."""
+        return np.array([self.piece(i).startswith("\u2581") for i in range(self.vocab_size)])
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special pieces written in the text are ordinary characters."""

@@ -63,8 +63,8 @@ class Objective:
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
     companions: ClassVar[tuple[str, ...]] = ()
     """Names of frozen networks that it reads as network.companion[name]; until a loop binds them, runs refuse it."""
-    family: ClassVar[Literal["encoder", "decoder"]] = "encoder"
-    """The backbones it makes sense on: bidirectional (encoder) or causal (decoder)."""
+    family: ClassVar[Literal["encoder", "decoder", "encoder_decoder"]] = "encoder"
+    """The backbones it makes sense on: bidirectional (encoder), causal (decoder) or both, one reading the other."""
     make_example: ClassVar[Any] = None
     """Optional method (docs, index, rng: np.random.Generator) -> Row, a pure function of its arguments.
     Without it the objective reads packed rows."""
@@ -72,6 +72,10 @@ class Objective:
     def reads(self) -> tuple[str, ...]:
         """Arrays of a row that it needs beside tokens and layout; the data offers "word_starts" int32 [L]."""
         return ()
+
+    def reserved_ids(self) -> range:
+        """Ids that it takes for itself and that must be in no text (sentinels)."""
+        return range(0)
 
     def segments_per_unit(self) -> int:
         """How many consecutive segments of a row belong together; units never see each other."""

@@ -16,10 +16,13 @@ import objectives
 from model.config import TransformerConfig
 from model.encoder import EncoderConfig
 from model.gpt2 import Gpt2Config
+from model.t5 import T5V11Config
 from objectives.base import Objective, Row
 
 VOCABULARY, LENGTH, SEGMENTS = 64, 24, 3
-"""What an `example()` must be able to work with; ids below 7 are special (cls 2, sep 3, mask 4)."""
+"""What an `example()` must be able to work with; ids below 7 are special (cls 2, sep 3, mask 4, eos 6)."""
+SENTINELS = 8
+"""The last ids are in no document."""
 
 
 def example_of(module: ModuleType) -> Objective | None:
@@ -64,6 +67,18 @@ def small_config(objective: Objective) -> TransformerConfig:
             max_positions=2 * LENGTH,
             dropout=0.0,
             attention_dropout=0.0,
+        )
+    if objective.family == "encoder_decoder":
+        # At the published scale logits start with unit variance, half a nat above ln V.
+        return T5V11Config(
+            vocab_size=VOCABULARY,
+            layers=1,
+            width=16,
+            heads=2,
+            head_dim=8,
+            mlp_width=32,
+            max_positions=2 * LENGTH,
+            init_std=0.3,
         )
     return EncoderConfig(
         vocab_size=VOCABULARY, layers=1, width=16, heads=2, mlp_width=32, max_positions=2 * LENGTH, types=2
@@ -110,7 +125,7 @@ class Documents:
 
     def __init__(self, seed: int = 0, *, alphabets: bool = False):
         rng = np.random.default_rng(seed)
-        sizes, ordinary = range(16, 40, 2), np.arange(7, VOCABULARY)
+        sizes, ordinary = range(16, 40, 2), np.arange(7, VOCABULARY - SENTINELS)
         letters = np.array_split(ordinary, len(sizes)) if alphabets else [ordinary] * len(sizes)
         self._documents = [rng.choice(own, n).astype(np.int32) for n, own in zip(sizes, letters, strict=True)]
 

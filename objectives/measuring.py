@@ -95,8 +95,14 @@ def gradient_norm(grads: Params) -> float:
 
 
 def keep_segments(batch: HostBatch, keep_BL: np.ndarray) -> HostBatch:
-    """The batch with all other tokens turned into padding."""
-    return {**batch, "segment_ids": np.where(keep_BL, batch["segment_ids"], 0)}
+    """The batch with all other tokens turned into padding; targets go with the last of their segment's inputs."""
+    segment_ids_BL = np.where(keep_BL, batch["segment_ids"], 0)
+    kept = {**batch, "segment_ids": segment_ids_BL}
+    if "target_segment_ids" in batch:
+        target_BT = batch["target_segment_ids"]
+        has_inputs_BT = (target_BT[:, :, None] == segment_ids_BL[:, None, :]).any(axis=-1)
+        kept["target_segment_ids"] = np.where(has_inputs_BT, target_BT, 0)
+    return kept
 
 
 def on_device(batch: HostBatch) -> dict[str, jax.Array]:

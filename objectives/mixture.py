@@ -87,7 +87,7 @@ class Mixture(Objective):
         return tuple(dict.fromkeys(name for _, part, _ in self.parts for name in part.companions))
 
     @property
-    def family(self) -> Literal["encoder", "decoder"]:  # type: ignore[override]
+    def family(self) -> Literal["encoder", "decoder", "encoder_decoder"]:  # type: ignore[override]
         """That of all parts."""
         return self.parts[0][1].family
 
@@ -99,6 +99,11 @@ class Mixture(Objective):
     def reads(self) -> tuple[str, ...]:
         """Those of all parts."""
         return tuple(dict.fromkeys(name for _, part, _ in self.parts for name in part.reads()))
+
+    def reserved_ids(self) -> range:
+        """From the lowest to the highest of all parts."""
+        ranges = [own for _, part, _ in self.parts if (own := part.reserved_ids())]
+        return range(min(r.start for r in ranges), max(r.stop for r in ranges)) if ranges else range(0)
 
     def segments_per_unit(self) -> int:
         """Enough for every part."""

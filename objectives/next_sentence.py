@@ -6,6 +6,7 @@ Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,9 @@ class NextSentence(Objective):
       Devlin et al., BERT, arXiv 1810.04805, section 3.1, task 2.
     """
 
+    head: ClassVar[str] = "next_sentence"
+    """Name of the two-class head."""
+
     cls_id: int
     """Id of the token that opens a pair and is pooled."""
     sep_id: int
@@ -94,7 +98,7 @@ class NextSentence(Objective):
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """BERT's pooler and a linear map to two classes."""
-        return (("pooler", Pooler(config)), ("next_sentence", Classifier(config, 2)))
+        return (("pooler", Pooler(config)), (self.head, Classifier(config, 2)))
 
     def coefficients(self) -> dict[str, float]:
         """One term."""
@@ -132,13 +136,25 @@ class NextSentence(Objective):
         labels = np.full(self.max_segments, -1, np.int32)
         first = index % len(docs)
         while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
-            one, other = draw_two(docs, first, rng)
-            a, b, label = _pair(one, other, size - SPECIALS, rng)
+            a, b, label = self.draw_pair(docs, first, size - SPECIALS, rng)
             labels[builder.segments] = label
             tokens = np.concatenate([[self.cls_id], a, [self.sep_id], b, [self.sep_id]])
             builder.add(tokens, np.arange(len(tokens)) >= len(a) + 2)
             first = int(rng.integers(len(docs)))
         return {**builder.row, "labels": labels}
+
+    def draw_pair(
+        self, docs: Documents, first: int, tokens: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """(A, B, label) of at most so many tokens; both spans are fixed in both documents before the coin falls."""
+        one, other = draw_two(docs, first, rng)
+        tokens = min(tokens, len(one), len(other))
+        # The middle half, so that neither text is a mere stub (guess).
+        cut = int(rng.integers(max(1, tokens // 4), max(1, tokens - tokens // 4 - 1) + 1))
+        start_one, start_other = (int(rng.integers(0, len(doc) - tokens + 1)) for doc in (one, other))
+        label = int(rng.integers(2))
+        source, start = ((one, start_one), (other, start_other))[label]
+        return one[start_one : start_one + cut], source[start + cut : start + tokens], label
 
     def example_claims(
         self, docs: Documents, rows: Sequence[Row]
@@ -162,24 +178,11 @@ class NextSentence(Objective):
         """Two-class cross-entropy at the first token of each pair."""
         labels_BG, segment_ids_BL = batch["labels"], batch["segment_ids"]
         pooled_BGD = pool(hidden_BLD, segment_ids_BL, labels_BG.shape[1], "cls")
-        logits_BG2 = network.head("next_sentence", network.head("pooler", pooled_BGD))
+        logits_BG2 = network.head(self.head, network.head("pooler", pooled_BGD))
         weights_BG = label_weights(labels_BG, segment_ids_BL)
         out = cross_entropy_of_logits(logits_BG2, labels_BG, weights_BG)
         weight_sum = jnp.sum(weights_BG)
         return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
-
-
-def _pair(
-    one: np.ndarray, other: np.ndarray, tokens: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """(A, B, label): both spans are fixed in both documents before the coin falls."""
-    tokens = min(tokens, len(one), len(other))
-    # The middle half, so that neither text is a mere stub (guess).
-    cut = int(rng.integers(max(1, tokens // 4), max(1, tokens - tokens // 4 - 1) + 1))
-    start_one, start_other = (int(rng.integers(0, len(doc) - tokens + 1)) for doc in (one, other))
-    label = int(rng.integers(2))
-    source, start = ((one, start_one), (other, start_other))[label]
-    return one[start_one : start_one + cut], source[start + cut : start + tokens], label
 
 
 def example() -> NextSentence:

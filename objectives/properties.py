@@ -112,7 +112,7 @@ def padding_is_deleting(objective: Objective, config: TransformerConfig, batch: 
     rng = np.random.default_rng(0)
     longer: HostBatch = {}
     for key, value in batch.items():
-        wide = value.ndim == 2 and value.shape[1] == batch["tokens"].shape[1]
+        wide = value.ndim == 2 and (key.startswith("target_") or value.shape[1] == batch["tokens"].shape[1])
         fill = {"segment_ids": 0, "labels": -1, "token_labels": -1, "example_ids": 999}.get(key, 0)
         widths = [(0, 1), (0, 4 if wide else 0)][: value.ndim]
         longer[key] = np.pad(value, widths, constant_values=fill)
@@ -244,6 +244,40 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
     )
 
 
+def predictions_are_probabilities(
+    objective: Objective, config: TransformerConfig, batch: HostBatch
+) -> Verdict:
+    """Over all V tokens that could stand last in a segment, exp(-their loss) sums to one.
+
+    It does not if the token is read before it is predicted: then each candidate is scored by another distribution.
+    The rest of the loss cancels against the same segment without its last token.
+    """
+    name = "predictions are probabilities"
+    if objective.family == "encoder":
+        return Verdict(name, "does not apply", detail="bidirectional")
+    prefix = "target_" if objective.family == "encoder_decoder" else ""
+    tokens, segments = prefix + "tokens", prefix + "segment_ids"
+    row = int(np.argmax((batch[segments] > 0).sum(axis=1)))
+    at = int(np.flatnonzero(batch[segments][row] == 1)[-1])
+    shorter = {**batch, segments: batch[segments].copy()}
+    shorter[segments][row, at] = 0
+    network = network_of(objective, config)
+    params = fresh(network)
+
+    def loss(candidate: HostBatch) -> float:
+        out, _ = evaluate(objective, network, params, candidate)
+        return sum(f * float(out.terms[k][0]) for k, f in objective.coefficients().items())
+
+    rest, total = loss(shorter), 0.0
+    for token in range(config.vocab_size):
+        candidate = {**batch, tokens: batch[tokens].copy()}
+        candidate[tokens][row, at] = token
+        total += float(np.exp(rest - loss(candidate)))
+    return _verdict(
+        name, abs(total - 1), 1e-3, f"probabilities of token {at} of row {row} sum to {total:.4f}"
+    )
+
+
 def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
     """Chi-square of every claimed rate over 64 steps; the figure is -log10 of the smallest p-value."""
     name = "corrupts as claimed"
@@ -341,6 +375,7 @@ PROPERTIES: tuple[Property, ...] = (
     starts_at_its_closed_form,
     gradients_are_finite,
     causal_loss_sees_no_future,
+    predictions_are_probabilities,
     corrupts_as_claimed,
     examples_draw_apart,
     makes_examples_as_claimed,

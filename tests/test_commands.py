@@ -11,6 +11,7 @@ import pytest
 
 import finetune.__main__ as finetuning
 import train.__main__ as training
+from data.tokenizer import load_tokenizer
 from finetune import predict
 from train import certificate
 from train.cli import one_line_errors
@@ -61,6 +62,27 @@ def test_pretraining_writes_a_run_folder(pretrained):
     assert config["corpora"][0]["documents"] == 200 and config["versions"]["jax"]
     rows = read_rows(pretrained / "metrics.jsonl")
     assert [row["step"] for row in rows if "eval/mlm/nll" in row] == [2, 4]
+
+
+def test_spans_of_words_train_on_real_pieces(corpus, tmp_path):
+    run = tmp_path / "spans"
+    command = ["configs/spanbert_mini.py", "--data.files", f"{corpus}/a.txt", *TINY, "--workdir", str(run)]
+    training.main(command)
+    losses = [row["eval/nll"] for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row]
+    assert len(losses) == 2 and losses[1] < losses[0]
+    tokenizer = load_tokenizer(run / "tokenizer.model")
+    assert tokenizer.word_starts[tokenizer.encode("badofi kelo mi")].sum() == 3
+
+
+def test_an_encoder_decoder_trains_on_dropped_spans(corpus, tmp_path):
+    run = tmp_path / "t5"
+    # 100 pieces and 20 sentinels.
+    command = ["configs/t5_mini.py", "--data.files", f"{corpus}/a.txt", *TINY, "--workdir", str(run)]
+    own = "--model.vocab-size 120 --data.sentinels 20 --objective.sentinels 20 --objective.first-sentinel-id 119"
+    short = "--data.length 64 --objective.inputs-length 64"
+    training.main([*command, *own.split(), *short.split()])
+    losses = [row["eval/nll"] for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row]
+    assert len(losses) == 2 and losses[1] < losses[0]
 
 
 def test_a_finished_run_is_not_repeated_and_changed_files_are_noticed(pretrained, corpus, tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 from data import stream as stream_module
 from data.documents import Documents
 from data.packing import Framing, PackedRows
-from data.stream import EvalBatches, MadeRows, Stream
+from data.stream import EvalBatches, MadeRows, Stream, WithWordStarts
 from data.tokenizer import SentencePieceTokenizer
 
 FRAMING = Framing.named("cls_sep", SentencePieceTokenizer)
@@ -217,3 +217,11 @@ def test_reading_costs_far_less_than_a_step():
             best = min(best, (time.perf_counter() - started) / 10)
         # About 0.2 and 1.5 ms on an idle core; a loaded machine gets room.
         assert best < most
+
+
+def test_rows_say_where_words_start():
+    rows = PackedRows(docs(), length=32, framing=FRAMING)
+    starts = np.random.default_rng(0).random(1000) < 0.5
+    batch = Stream(WithWordStarts(rows, starts), batch_size=4, seed=0).batch(0)
+    assert batch["word_starts"].dtype == np.int32
+    np.testing.assert_array_equal(batch["word_starts"], starts[batch["tokens"]])

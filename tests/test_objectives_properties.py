@@ -19,7 +19,9 @@ from objectives.examples import example_of, examples, small_batch, small_config
 from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
 from objectives.segments import label_weights
+from objectives.sentence_order import SentenceOrder
 from objectives.sequence_classification import SequenceClassification
+from objectives.span_corruption import SpanCorruption
 
 EXAMPLES = dict(examples())
 VARIANTS = {
@@ -40,7 +42,15 @@ def test_every_objective_is_sound(name):
 
 def test_the_walk_finds_them_all():
     kinds = {type(objective).__name__ for objective in EXAMPLES.values()}
-    assert {"MaskedLM", "NextSentence", "Mixture", "CausalLM", "NeighbourWords"} <= kinds
+    assert {
+        "MaskedLM",
+        "NextSentence",
+        "Mixture",
+        "CausalLM",
+        "NeighbourWords",
+        "SentenceOrder",
+        "SpanCorruption",
+    } <= kinds
     assert {"SequenceClassification", "TokenClassification"} <= kinds
     assert "bert" in EXAMPLES
 
@@ -171,6 +181,31 @@ class LoadedCoin(NextSentence):
         return max(rows, key=lambda row: row["labels"].sum())
 
 
+class NeverSwaps(SentenceOrder):
+    def draw_pair(self, docs, first, tokens, rng):
+        a, b, label = super().draw_pair(docs, first, tokens, rng)
+        return (b, a, label) if label else (a, b, label)
+
+
+class SentinelsAscend(SpanCorruption):
+    def make_example(self, docs, index, rng):
+        row = super().make_example(docs, index, rng)
+        last = self.first_sentinel_id - self.sentinels + 1
+        for name in ("tokens", "target_tokens"):
+            flipped = self.first_sentinel_id + last - row[name]
+            row[name] = np.where(row[name] >= last, flipped, row[name])
+        return row
+
+
+class ReadsItsTargets(SpanCorruption):
+    def __call__(self, network, batch, rng):
+        memory = network.encode(batch["tokens"], batch)
+        hidden = network.decode(batch["target_tokens"], batch, memory)
+        weights = (batch["target_segment_ids"] > 0).astype(jnp.float32)
+        out = cross_entropy(hidden, network.embedding_VD, None, batch["target_tokens"], weights)
+        return LossOut({"nll": (out.loss_sum, jnp.sum(weights))}, {})
+
+
 class DrawsFromTheClock(NextSentence):
     def make_example(self, docs, index, rng):
         return super().make_example(docs, index, np.random.default_rng())
@@ -185,6 +220,7 @@ _MASKED = functools.partial(dict, mask_id=4, max_segments=3)
 _PAIRS = functools.partial(
     dict, cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16
 )
+_SPANS = functools.partial(dict, first_sentinel_id=63, sentinels=7, eos_id=6, inputs_length=44)
 MUTANTS = [
     (MeanInsteadOfSum(**_CLASSES()), properties.adds_over_any_split),
     (SeesItsTarget(), properties.causal_loss_sees_no_future),
@@ -203,11 +239,17 @@ MUTANTS = [
     (DrawsOnceForAll(**_MASKED()), properties.examples_draw_apart),
     (NegativesFromTheSameDocument(**_PAIRS()), properties.makes_examples_as_claimed),
     (LoadedCoin(**_PAIRS()), properties.makes_examples_as_claimed),
+    (SentinelsAscend(**_SPANS()), properties.makes_examples_as_claimed),
+    (ReadsItsTargets(**_SPANS()), properties.predictions_are_probabilities),
+    (SeesItsTarget(), properties.predictions_are_probabilities),
+    (NeverSwaps(**_PAIRS()), properties.makes_examples_as_claimed),
     (DrawsFromTheClock(**_PAIRS()), properties.makes_examples_as_claimed),
 ]
 
 
-@pytest.mark.parametrize(("mutant", "check"), MUTANTS, ids=[type(m).__name__ for m, _ in MUTANTS])
+@pytest.mark.parametrize(
+    ("mutant", "check"), MUTANTS, ids=[f"{type(m).__name__}-{check.__name__}" for m, check in MUTANTS]
+)
 def test_mutants_are_caught(mutant, check):
     verdict = check(mutant, small_config(mutant), small_batch(mutant))
     assert verdict.verdict == "fails", verdict

@@ -10,6 +10,8 @@ import pytest
 
 from model.gpt2 import Gpt2Config
 from model.network import Network
+from model.t5 import t5_small
+from objectives import span_corruption
 from objectives.masked_lm import MaskedLM
 from objectives.sequence_classification import SequenceClassification
 from tests.tiny import encoder, masked_lm, settings
@@ -67,8 +69,16 @@ class WithCompanion(MaskedLM):
             "SequenceClassification .* causal backbone Gpt2Config",
         ),
         (
-            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder()),
+            lambda: check_model(t5_small(), masked_lm(), 32),
+            "MaskedLM .* family encoder, but T5Config is an encoder-decoder",
+        ),
+        (
+            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), masked_lm(), 0),
             "60 pieces but model.vocab_size is 64",
+        ),
+        (
+            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), span_corruption.example(), 4),
+            "takes ids 57 to 63 for itself, but .* up to 59: set --data.sentinels 7",
         ),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),
     ],

@@ -17,7 +17,7 @@ from data.documents import Documents
 from data.packing import Framing, PackedRows
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.semantics import semantic_table
-from data.stream import EvalBatches, MadeRows, Rows, Stream
+from data.stream import EvalBatches, MadeRows, Rows, Stream, WithWordStarts
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
 from model.kernels import choose_kernel
@@ -60,12 +60,16 @@ def build(experiment: Experiment) -> Built:
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
     corpora, tokenizer = _corpora(experiment)
-    check_vocabulary(tokenizer, experiment.model)
-    train_rows, eval_rows = [], []
+    check_vocabulary(tokenizer, experiment.model, experiment.objective, experiment.data.sentinels)
+    train_rows, eval_rows, reports = [], [], []
     for corpus in corpora:
         train_docs, eval_docs = corpus.split(experiment.data.held_out)
-        train_rows.append(_rows(experiment, train_docs, tokenizer, experiment.seed))
-        eval_rows.append(_rows(experiment, eval_docs, tokenizer, EVAL_SEED))
+        rows = _rows(experiment, train_docs, tokenizer, experiment.seed)
+        if isinstance(rows, PackedRows):
+            reports.append(rows.report())
+        train_rows.append(_with_what_it_reads(experiment.objective, rows, tokenizer))
+        rows = _rows(experiment, eval_docs, tokenizer, EVAL_SEED)
+        eval_rows.append(_with_what_it_reads(experiment.objective, rows, tokenizer))
     weights = experiment.data.weights or None
     stream = Stream(train_rows, batch_size=experiment.batch_size, seed=experiment.seed, weights=weights)
     names = ["eval"] if len(eval_rows) == 1 else [f"eval_{i}" for i in range(len(eval_rows))]
@@ -90,15 +94,14 @@ def build(experiment: Experiment) -> Built:
         # A resumed run on changed files would read other batches under the same numbers.
         "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
     }
-    reports = tuple(rows.report() for rows in train_rows if isinstance(rows, PackedRows))
-    return Built(parts=parts, tokenizer=tokenizer, description=description, reports=reports)
+    return Built(parts=parts, tokenizer=tokenizer, description=description, reports=tuple(reports))
 
 
 def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
     """The tokenised corpora to mix, all with one tokenizer."""
     data = experiment.data
     how: Path | TrainTokenizer = TrainTokenizer(
-        vocab_size=experiment.model.vocab_size, lowercase=data.lowercase
+        vocab_size=experiment.model.vocab_size - data.sentinels, lowercase=data.lowercase
     )
     if data.tokenizer:
         how = Path(data.tokenizer).expanduser()
@@ -120,6 +123,17 @@ def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: i
         return MadeRows(docs, experiment.objective.make_example, seed=seed)
     framing = Framing.named(data.framing, tokenizer)
     return PackedRows(docs, length=data.length, framing=framing, max_segments=data.max_segments)
+
+
+def _with_what_it_reads(objective: Objective, rows: Rows, tokenizer: Tokenizer) -> Rows:
+    """Rows with the arrays that the objective asks for."""
+    unknown = set(objective.reads()) - {"word_starts"}
+    if unknown:
+        raise ValueError(
+            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers word_starts only: make such "
+            "arrays in make_example"
+        )
+    return WithWordStarts(rows, tokenizer.word_starts) if objective.reads() else rows
 
 
 def _initial(
@@ -151,6 +165,11 @@ def check_model(model: TransformerConfig, objective: Objective, length: int) -> 
             "model more positions"
         )
     choose_kernel(model, length)
+    if model.encoder_decoder != (objective.family == "encoder_decoder"):
+        raise ValueError(
+            f"{type(objective).__name__} is an objective for backbones of the family {objective.family}, but "
+            f"{type(model).__name__} is {'' if model.encoder_decoder else 'not '}an encoder-decoder: choose another model"
+        )
     objective.check(model, length)
 
 
@@ -207,10 +226,19 @@ def check_evaluations(
         raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(known)}")
 
 
-def check_vocabulary(tokenizer: Tokenizer, model: TransformerConfig) -> None:
-    """Tokenizer and embedding table must agree."""
-    if tokenizer.vocab_size != model.vocab_size:
+def check_vocabulary(
+    tokenizer: Tokenizer, model: TransformerConfig, objective: Objective, sentinels: int
+) -> None:
+    """Tokenizer, sentinels and embedding table must agree, and an objective's own ids must be in no text."""
+    if tokenizer.vocab_size + sentinels != model.vocab_size:
+        besides = f" besides {sentinels} sentinels" if sentinels else ""
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces but model.vocab_size is {model.vocab_size}: set "
-            f"--model.vocab_size {tokenizer.vocab_size}, or use another tokenizer"
+            f"the tokenizer has {tokenizer.vocab_size} pieces{besides} but model.vocab_size is {model.vocab_size}: set "
+            f"--model.vocab_size {tokenizer.vocab_size + sentinels}, or use another tokenizer"
+        )
+    own = objective.reserved_ids()
+    if own and own.start < tokenizer.vocab_size:
+        raise ValueError(
+            f"{type(objective).__name__} takes ids {own.start} to {own.stop - 1} for itself, but the tokenizer has pieces "
+            f"up to {tokenizer.vocab_size - 1}: set --data.sentinels {model.vocab_size - own.start}, or lower ids"
         )

@@ -74,7 +74,9 @@ class TextData:
     held_out: float = 0.01
     """Share of documents, chosen by hash, that is kept for evaluation."""
     tokenizer: str = ""
-    """A SentencePiece model file; empty trains one of the model's vocabulary size on the corpus."""
+    """A SentencePiece model file; empty trains one on the corpus, of the model's vocabulary size less the sentinels."""
+    sentinels: int = 0
+    """Last ids of the model's vocabulary that no text has: an objective's own (T5: 100)."""
     lowercase: bool = True
     """Whether a tokenizer trained here folds case."""
     eval_rows: int = 512
@@ -90,6 +92,8 @@ class TextData:
                 f"data.length {self.length}, data.max_segments {self.max_segments} and data.eval_rows {self.eval_rows} "
                 "must be at least 1"
             )
+        if self.sentinels < 0:
+            raise ValueError(f"data.sentinels {self.sentinels} is below 0")
         if not 0 < self.held_out < 1:
             raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")
 

@@ -1,0 +1,27 @@
+"""BERT-mini (L4 H256) that predicts spans of whole words, without next sentences (SpanBERT's masking), on your text.
+
+Command:  python -m train configs/spanbert_mini.py --data.files 'corpus/*.txt' --workdir runs/spanbert_mini
+Result:   not yet measured.
+"""
+
+import dataclasses
+
+from data.tokenizer import MASK
+from model.bert import bert_mini
+from objectives.masked_lm import MaskedLM
+from train.experiment import Experiment, TextData
+from train.optimizer import Optimizer
+
+LENGTH, SEGMENTS = 128, 8
+
+
+def config() -> Experiment:
+    """The experiment; `--objective.unit word` masks whole words one by one."""
+    return Experiment(
+        model=dataclasses.replace(bert_mini(), vocab_size=8192),
+        objective=MaskedLM(mask_id=MASK, max_segments=SEGMENTS, unit="span"),
+        data=TextData(length=LENGTH, max_segments=SEGMENTS),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
+        steps=20_000,
+        batch_size=64,
+    )

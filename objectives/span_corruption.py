@@ -1,0 +1,219 @@
+"""Span corruption (T5) for encoder-decoders, with rows of stretches of documents. Knows no tokenizer, loop or mesh.
+
+Shape suffixes: B rows, S tokens of the inputs' row, L tokens of the targets' row, D model width.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Documents, LossOut, Objective, Row
+from objectives.cross_entropy import cross_entropy
+from objectives.pairs import draw_document, holds_span
+from objectives.spans import Noise, replace_spans, restore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpanCorruption(Objective):
+    r"""Write out the spans that were dropped from a text.
+
+    .. math:: \sum_{t} -\log \mathrm{softmax}(E\, h_t)_{y_t}
+
+    over the target tokens y_t, h_t being the decoder's state after the targets before t and the whole input. Spans of a
+    stretch are replaced by sentinels in the inputs; the targets are those sentinels, each followed by what it stands for,
+    and both end with the end token. Sentinels count down from first_sentinel_id. How many tokens and spans are dropped
+    follows from the length alone: round(density n) and round(that / mean_span) (`objectives.spans`).
+
+    A row holds as many stretches of documents as fit, one document each: 568 tokens of a long one fill 512 inputs and 114
+    targets. The decoder starts from the pad token, and a stretch's targets see its own inputs only.
+
+    Terms:
+      nll: nats, weighted by target tokens.
+
+    Metrics:
+      accuracy: share of target tokens whose largest logit is right.
+
+    Example:
+      Two target tokens, all logits equal over a vocabulary of 8: 2 ln 8 = 4.1589 over weight 2.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> uniform = SimpleNamespace(embedding_VD=jnp.ones((8, 2)), encode=lambda tokens, batch: None,
+      ...                           decode=lambda tokens, batch, memory: jnp.zeros((1, 3, 2)))
+      >>> batch = {"tokens": None, "target_tokens": jnp.array([[7, 6, 0]]),
+      ...          "target_segment_ids": jnp.array([[1, 1, 0]])}
+      >>> objective = SpanCorruption(first_sentinel_id=7, sentinels=1, eos_id=6, inputs_length=4)
+      >>> loss_sum, weight_sum = objective(uniform, batch, jax.random.key(0)).terms["nll"]
+      >>> round(float(loss_sum), 4), float(weight_sum)
+      (4.1589, 2.0)
+
+    Reference:
+      Raffel et al., T5, arXiv 1910.10683, sections 3.1.4 and 3.3.4.
+    """
+
+    family: ClassVar[Literal["encoder", "decoder", "encoder_decoder"]] = "encoder_decoder"
+
+    first_sentinel_id: int
+    """Id of the first sentinel; the next ones are one less each."""
+    eos_id: int
+    """Id of the token that ends inputs and targets."""
+    inputs_length: int
+    """Tokens of the inputs' row (S)."""
+    sentinels: int = 100
+    """How many there are; a stretch must not have more spans."""
+    pad_id: int = 0
+    """What the decoder reads before the first target."""
+    noise: Noise = Noise()
+    """How much is dropped."""
+
+    def __post_init__(self) -> None:
+        """Refuse a row that cannot hold a text, and texts with more spans than sentinels."""
+        longest = self.noise.raw_length(self.inputs_length)
+        if longest < 2:
+            raise ValueError(f"inputs_length {self.inputs_length} cannot hold two tokens and a sentinel")
+        spans = self.noise.counts(longest)[1]
+        if spans > self.sentinels:
+            raise ValueError(
+                f"inputs_length {self.inputs_length} makes up to {spans} spans, but there are {self.sentinels} sentinels: "
+                "shorten the inputs, lengthen the spans or reserve more sentinels"
+            )
+        if self.first_sentinel_id - self.sentinels < self.eos_id:
+            raise ValueError(
+                f"{self.sentinels} sentinels down from {self.first_sentinel_id} would reach eos_id {self.eos_id}"
+            )
+
+    @property
+    def targets_length(self) -> int:
+        """Tokens of the targets' row (L): what one stretch that fills the inputs needs."""
+        return self.noise.lengths(self.noise.raw_length(self.inputs_length))[1]
+
+    def reserved_ids(self) -> range:
+        """The sentinels."""
+        return range(self.first_sentinel_id - self.sentinels + 1, self.first_sentinel_id + 1)
+
+    def coefficients(self) -> dict[str, float]:
+        """One term."""
+        return {"nll": 1.0}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the vocabulary."""
+        return {"nll": math.log(config.vocab_size)}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """Rows are made here, so the lengths must agree; sentinels must be in the vocabulary."""
+        if length != self.inputs_length:
+            raise ValueError(
+                f"the data's rows have length {length}, the objective makes inputs of length {self.inputs_length}; give "
+                "both the same"
+            )
+        if max(self.targets_length, self.inputs_length) > config.max_positions:
+            raise ValueError(
+                f"inputs of {self.inputs_length} and targets of {self.targets_length} tokens exceed max_positions "
+                f"{config.max_positions}"
+            )
+        if self.first_sentinel_id >= config.vocab_size:
+            raise ValueError(
+                f"first_sentinel_id {self.first_sentinel_id} is outside the vocabulary of {config.vocab_size}"
+            )
+
+    def check_documents(self, docs: Documents) -> None:
+        """Something must be kept and something dropped."""
+        if not any(len(docs[i]) > 1 for i in range(len(docs))):
+            raise ValueError(
+                f"span corruption needs a document of at least two tokens; these {len(docs)} have none"
+            )
+
+    def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
+        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
+        inputs, targets = _Line("", self.inputs_length), _Line("target_", self.targets_length)
+        first = index % len(docs)
+        while (room := self.noise.fit(inputs.remaining, targets.remaining)) >= 2:
+            doc = draw_document(docs, first, 2, rng)
+            size = min(room, len(doc))
+            start = int(rng.integers(len(doc) - size + 1))
+            text, dropped = doc[start : start + size], self.noise.draw(size, rng)
+            inputs.add(np.append(replace_spans(text, dropped, self.first_sentinel_id), self.eos_id))
+            targets.add(np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id))
+            first = int(rng.integers(len(docs)))
+        return {**inputs.row, **targets.row}
+
+    def example_claims(
+        self, docs: Documents, rows: Sequence[Row]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
+        sentinels = self.reserved_ids()[::-1]
+        texts = [docs[i] for i in range(len(docs))]
+        stretches, lost, miscounted = 0, 0, 0
+        for inputs, targets in (pair for row in rows for pair in _stretches(row)):
+            stretches += 1
+            try:
+                text = restore(inputs[:-1], targets[:-1], sentinels)
+            except ValueError:
+                lost += 1
+                continue
+            lost += not any(holds_span(doc, text) for doc in texts)
+            miscounted += self.noise.lengths(len(text)) != (len(inputs), len(targets))
+        return {
+            "stretches that cannot be restored": (
+                np.array([lost, stretches - lost]),
+                np.array([0, stretches]),
+            ),
+            "stretches with other counts": (
+                np.array([miscounted, stretches - miscounted]),
+                np.array([0, stretches]),
+            ),
+        }
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """Encode the inputs, decode the targets shifted by one."""
+        memory_BSD = network.encode(batch["tokens"], batch)
+        targets_BL, segment_ids_BL = batch["target_tokens"], batch["target_segment_ids"]
+        shifted_BL = jnp.pad(targets_BL[:, :-1], ((0, 0), (1, 0)), constant_values=self.pad_id)
+        same_BL = segment_ids_BL == jnp.pad(segment_ids_BL[:, :-1], ((0, 0), (1, 0)))
+        hidden_BLD = network.decode(jnp.where(same_BL, shifted_BL, self.pad_id), batch, memory_BSD)
+        weights_BL = (segment_ids_BL > 0).astype(jnp.float32)
+        out = cross_entropy(hidden_BLD, network.embedding_VD, None, targets_BL, weights_BL)
+        weight_sum = jnp.sum(weights_BL)
+        return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
+
+
+class _Line:
+    """One of the two rows of an example; names of its arrays start with `prefix`."""
+
+    def __init__(self, prefix: str, length: int):
+        names = ("tokens", "segment_ids", "positions")
+        self.row: Row = {prefix + name: np.zeros(length, np.int32) for name in names}
+        self._arrays = [self.row[prefix + name] for name in names]
+        self._used = self._segments = 0
+
+    @property
+    def remaining(self) -> int:
+        return len(self._arrays[0]) - self._used
+
+    def add(self, tokens: np.ndarray) -> None:
+        here = slice(self._used, self._used + len(tokens))
+        self._segments += 1
+        for array, value in zip(self._arrays, (tokens, self._segments, np.arange(len(tokens))), strict=True):
+            array[here] = value
+        self._used += len(tokens)
+
+
+def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(inputs, targets) of every stretch of a row."""
+    for segment in range(1, int(row["segment_ids"].max()) + 1):
+        yield (
+            row["tokens"][row["segment_ids"] == segment],
+            row["target_tokens"][row["target_segment_ids"] == segment],
+        )
+
+
+def example() -> SpanCorruption:
+    """For the property suite: one or two stretches in a row of 44; the top ids of 64 are sentinels."""
+    return SpanCorruption(first_sentinel_id=63, sentinels=7, eos_id=6, inputs_length=44)

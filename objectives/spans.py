@@ -1,0 +1,124 @@
+"""Which spans of a text T5 drops, and the two texts that come of it. Host side, numpy; knows no loss and no row.
+
+All counts are functions of the length alone: only where the spans lie is random.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """How much of a text is dropped, and in how many spans."""
+
+    density: float = 0.15
+    """Share of the tokens that is dropped."""
+    mean_span: float = 3.0
+    """Mean length of a dropped span."""
+
+    def __post_init__(self) -> None:
+        """Refuse what drops all or nothing."""
+        if not 0 < self.density < 1 or self.mean_span < 1:
+            raise ValueError(
+                f"density {self.density} must lie in (0, 1) and mean_span {self.mean_span} not be below 1"
+            )
+
+    def counts(self, length: int) -> tuple[int, int]:
+        """(dropped tokens, spans) of a text of at least two tokens.
+
+        >>> Noise().counts(568)
+        (85, 28)
+        """
+        dropped = min(max(round(length * self.density), 1), length - 1)
+        return dropped, min(max(round(dropped / self.mean_span), 1), dropped, length - dropped)
+
+    def lengths(self, length: int) -> tuple[int, int]:
+        """Tokens of (inputs, targets), sentinels and one end token each included.
+
+        >>> Noise().lengths(568)  # the numbers of the paper's code: 568 raw tokens for 512 inputs
+        (512, 114)
+        """
+        dropped, spans = self.counts(length)
+        return length - dropped + spans + 1, dropped + spans + 1
+
+    def raw_length(self, inputs: int) -> int:
+        """The longest text whose inputs are at most so long.
+
+        >>> [Noise().raw_length(n) for n in (128, 256, 512, 1024)]
+        [141, 284, 568, 1137]
+        """
+        return self.fit(inputs, 2 * inputs + 2)
+
+    def fit(self, inputs: int, targets: int) -> int:
+        """The longest text that fits into so many input and target tokens; below 2 where none does."""
+        table = _lengths(self, max(2 * inputs, 4))
+        return int(np.flatnonzero((table[:, 0] <= inputs) & (table[:, 1] <= targets))[-1:].sum())
+
+    def draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Which tokens are dropped, bool [length]; the first is kept, the last is dropped.
+
+        Kept and dropped runs alternate; each way to cut the kept tokens into so many runs, and the dropped ones, is
+        equally likely.
+        """
+        dropped, spans = self.counts(length)
+        runs = np.stack([_cut(length - dropped, spans, rng), _cut(dropped, spans, rng)], axis=1)
+        return np.repeat(np.tile([False, True], spans), runs.reshape(-1))
+
+
+@functools.lru_cache(maxsize=32)
+def _lengths(noise: Noise, longest: int) -> np.ndarray:
+    """[longest + 1, 2]: input and target tokens of a text of each length; impossibly long below two."""
+    return np.array([(2**30, 2**30)] * 2 + [noise.lengths(n) for n in range(2, longest + 1)])
+
+
+def _cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths of `parts` runs, each at least 1, that make up `total`."""
+    edges = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+    return np.diff(np.concatenate([[0], edges, [total]]))
+
+
+def replace_spans(tokens: np.ndarray, dropped: np.ndarray, first_sentinel: int) -> np.ndarray:
+    """The tokens with each dropped run replaced by one sentinel: first_sentinel, then one less each time.
+
+    >>> replace_spans(np.array([7, 8, 9, 10]), np.array([False, True, True, False]), 99)
+    array([ 7, 99, 10])
+    """
+    opens = dropped & ~np.concatenate([[False], dropped[:-1]])
+    sentinels = first_sentinel + 1 - np.cumsum(opens)
+    return np.where(opens, sentinels, tokens)[~dropped | opens]
+
+
+def restore(inputs: np.ndarray, targets: np.ndarray, sentinels: range) -> np.ndarray:
+    """The text of which these inputs and targets were made (both without end tokens).
+
+    Raises:
+      ValueError: they do not belong together, or their sentinels do not descend from the first.
+
+    >>> restore(np.array([7, 99, 10]), np.array([99, 8, 9]), range(99, 89, -1)).tolist()
+    [7, 8, 9, 10]
+    """
+    spans: list[list[int]] = []
+    for token in targets:
+        if int(token) in sentinels:
+            spans.append([])
+            if int(token) != sentinels[len(spans) - 1]:
+                raise ValueError(f"target sentinel {len(spans)} is {token}, not {sentinels[len(spans) - 1]}")
+        elif not spans:
+            raise ValueError(f"targets begin with {token}, which is no sentinel")
+        else:
+            spans[-1].append(int(token))
+    text: list[int] = []
+    used = 0
+    for token in inputs:
+        if int(token) not in sentinels:
+            text.append(int(token))
+            continue
+        if used >= len(spans) or int(token) != sentinels[used]:
+            raise ValueError(f"input sentinel {used + 1} is {token}; the targets have {len(spans)} spans")
+        text += spans[used]
+        used += 1
+    if used != len(spans):
+        raise ValueError(f"inputs have {used} sentinels, targets {len(spans)}")
+    return np.array(text, dtype=np.int32)
