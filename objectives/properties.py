@@ -216,7 +216,7 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
     """
     name = "causal loss sees no future"
     if objective.family != "decoder":
-        return Verdict(name, "does not apply", detail="bidirectional")
+        return Verdict(name, "does not apply", detail=f"for decoders, not {objective.family}")
     network = network_of(objective, config)
     params = fresh(network)
     row, at = some_token(batch)
