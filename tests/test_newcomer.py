@@ -16,7 +16,7 @@ def test_a_newcomers_objective_is_examined():
 def test_a_newcomers_objective_trains(tmp_path, monkeypatch):
     monkeypatch.setenv("HANDOFF_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(60)]
+    words = ["".join(rng.choice(list("abcdefghijklmno"), 4)) for _ in range(400)]
     (tmp_path / "t.txt").write_text("\n\n".join(" ".join(rng.choice(words, 20)) for _ in range(120)))
     run = tmp_path / "run"
     training.main([f"{FOLDER}/bart_mini.py", "--data.files", str(tmp_path / "t.txt"), "--workdir", str(run)])
