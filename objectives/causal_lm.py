@@ -82,11 +82,13 @@ class CausalLM(Objective):
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
         """Cross-entropy of each token's successor."""
-        segment_ids_BL = batch["segment_ids"]
-        # Length stays L (a power of two, mostly): the last column has a successor in no segment.
-        next_segment_BL = jnp.pad(segment_ids_BL[:, 1:], ((0, 0), (0, 1)))
-        targets_BL = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
-        weights_BL = ((segment_ids_BL == next_segment_BL) & (segment_ids_BL > 0)).astype(jnp.float32)
+        targets_BL, weights_BL = successors(batch)
+        return self.loss(network, hidden_BLD, targets_BL, weights_BL)
+
+    def loss(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+    ) -> LossOut:
+        """Cross-entropy of these targets, with its metrics."""
         out = cross_entropy(
             hidden_BLD,
             network.embedding_VD,
@@ -101,6 +103,15 @@ class CausalLM(Objective):
         if self.z_loss > 0:
             metrics["pure_nll"] = (out.nll_sum, weight_sum)
         return LossOut({"nll": (out.loss_sum, weight_sum)}, metrics)
+
+
+def successors(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Each token's successor int32 [B, L], and float32 [B, L] whether it has one in its segment."""
+    segment_ids_BL = batch["segment_ids"]
+    # Length stays L (a power of two, mostly): the last column has a successor in no segment.
+    next_segment_BL = jnp.pad(segment_ids_BL[:, 1:], ((0, 0), (0, 1)))
+    targets_BL = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+    return targets_BL, ((segment_ids_BL == next_segment_BL) & (segment_ids_BL > 0)).astype(jnp.float32)
 
 
 def example() -> CausalLM:

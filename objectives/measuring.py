@@ -110,12 +110,11 @@ def on_device(batch: HostBatch) -> dict[str, jax.Array]:
     return {k: jnp.asarray(v) for k, v in batch.items()}
 
 
-def some_token(batch: HostBatch) -> tuple[int, int]:
-    """(row, column) of a token with at least three before it in its segment and one after it."""
+def inner_tokens(batch: HostBatch) -> list[tuple[int, int]]:
+    """(row, column) of every token with at least three before it in its segment and one after it."""
     follows = np.pad(batch["segment_ids"][:, 1:], ((0, 0), (0, 1))) == batch["segment_ids"]
     fits = (batch["segment_ids"] > 0) & (batch["positions"] >= 3) & follows & (batch["tokens"] >= 7)
-    row, at = np.argwhere(fits)[0]
-    return int(row), int(at)
+    return [(int(row), int(at)) for row, at in np.argwhere(fits)]
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)

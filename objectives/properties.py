@@ -31,10 +31,10 @@ from objectives.measuring import (
     fresh,
     gradient_norm,
     hidden_gradient,
+    inner_tokens,
     keep_segments,
     network_of,
     on_device,
-    some_token,
     step_key,
 )
 
@@ -219,29 +219,22 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
         return Verdict(name, "does not apply", detail=f"for decoders, not {objective.family}")
     network = network_of(objective, config)
     params = fresh(network)
-    row, at = some_token(batch)
-    changed = {**batch, "tokens": batch["tokens"].copy()}
-    changed["tokens"][row, at] = 7 + (changed["tokens"][row, at] - 6) % (config.vocab_size - 7)
-
-    hidden, hidden_changed = (encode(network, params, b) for b in (batch, changed))
-    leak = float(np.max(np.abs(hidden - hidden_changed)[row, :at]))
-    if leak > 0:
-        return _verdict(
-            name, leak, 0.0, f"hidden states before token {at} changed with it: the backbone looks ahead"
-        )
-
-    def gradient(targets: HostBatch) -> np.ndarray:
-        return np.asarray(hidden_gradient(objective, network, params, batch, targets))
-
-    flow_BL = np.abs(gradient(changed) - gradient(batch)).max(axis=-1)
-    past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
-    if not past > 0:
-        return Verdict(
-            name, "fails", float(past), detail=f"the loss of token {at} does not depend on its past at all"
-        )
-    return _verdict(
-        name, float(future / past), 0.0, f"gradient at and after token {at}, relative to before it"
-    )
+    past = 0.0
+    for row, at in inner_tokens(batch):
+        changed = {**batch, "tokens": batch["tokens"].copy()}
+        changed["tokens"][row, at] = 7 + (changed["tokens"][row, at] - 6) % (config.vocab_size - 7)
+        hidden, hidden_changed = (encode(network, params, b) for b in (batch, changed))
+        leak = float(np.max(np.abs(hidden - hidden_changed)[row, :at]))
+        if leak > 0:
+            what = f"hidden states before token {at} changed with it: the backbone looks ahead"
+            return _verdict(name, leak, 0.0, what)
+        gradients = [hidden_gradient(objective, network, params, batch, b) for b in (changed, batch)]
+        flow_BL = np.abs(np.subtract(*map(np.asarray, gradients))).max(axis=-1)
+        past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
+        if past > 0 or future > 0:
+            what = f"gradient at and after token {at}, relative to before it"
+            return _verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
+    return Verdict(name, "fails", detail="the loss of no token depends on its past")
 
 
 def predictions_are_probabilities(

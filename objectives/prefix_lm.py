@@ -1,0 +1,103 @@
+"""Prefix language modelling (T5): read the first part of a text in both directions, write the rest. Knows no data or loop.
+
+Shape suffixes: B rows, L tokens of a row, D model width.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut
+from objectives.causal_lm import CausalLM, successors
+from objectives.randomness import token_bits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrefixLM(CausalLM):
+    r"""Predict each token after a prefix from all before it, the prefix being read as a whole.
+
+    .. math:: \sum_s \sum_{t \ge k_s} -\log \mathrm{softmax}(E\, h_{t-1})_{x_t}, \qquad k_s \sim U\{1, \dots, n_s - 1\}
+
+    over the packed segments s of n_s tokens. Tokens before k_s see each other; those from there on see the prefix and what
+    stands before them. The split is drawn anew in every step, from the identity of the segment's tokens
+    (`objectives.randomness`): it stands before the token, other than the first, whose random bits are the smallest.
+
+    Terms and metrics are those of causal language modelling.
+
+    Example:
+      One segment of two tokens: its prefix is the first, one token is scored. Equal logits over a vocabulary of 8: ln 8 =
+      2.0794 over weight 1.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
+      ...                           encode=lambda tokens, batch: jnp.zeros((1, 2, 2)))
+      >>> batch = {"tokens": jnp.array([[7, 5]]), "segment_ids": jnp.ones((1, 2), jnp.int32),
+      ...          "positions": jnp.arange(2)[None], "example_ids": jnp.array([0])}
+      >>> [round(float(x), 4) for x in PrefixLM()(uniform, batch, jax.random.key(0)).terms["nll"]]
+      [2.0794, 1.0]
+
+    Reference:
+      Raffel et al., T5, arXiv 1910.10683, section 3.2.1 (figure 4, right); Liu et al., arXiv 1801.10198.
+    """
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """The tokens as they are; the plan has the split of each token's segment [B, L] and its prefix, bool [B, L]."""
+        segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
+        bits_BL = token_bits(rng, batch, 1)[..., 0]
+        bits_BL = jnp.where(positions_BL == 0, np.uint32(2**32 - 1), bits_BL)
+        smallest_BL = bits_BL == _over_segments(jax.ops.segment_min, bits_BL, segment_ids_BL)
+        split_BL = _over_segments(jax.ops.segment_max, smallest_BL * positions_BL, segment_ids_BL)
+        prefix_BL = (positions_BL < split_BL) & (segment_ids_BL > 0)
+        return Corrupted(batch["tokens"], {"split": split_BL, "prefix": prefix_BL})
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy of the successors that are not of the prefix."""
+        targets_BL, weights_BL = successors(batch)
+        follows_BL = batch["positions"] + 1 >= corrupted.plan["split"]
+        return self.loss(network, hidden_BLD, targets_BL, weights_BL * follows_BL)
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """Encode with the prefix in sight of all."""
+        corrupted = self.corrupt(network.config, batch, rng)
+        hidden_BLD = network.encode(corrupted.tokens_BL, {**batch, "prefix": corrupted.plan["prefix"]})
+        return self.score(network, hidden_BLD, batch, corrupted)
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Splits are uniform: as many in each quarter of their segment as there are places for them."""
+        segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
+        places_BL = _over_segments(jax.ops.segment_max, positions_BL, segment_ids_BL)
+        is_place_BL = (segment_ids_BL > 0) & (positions_BL > 0)
+        quarter_BL = 4 * (positions_BL - 1) // jnp.maximum(places_BL, 1)
+        chosen_BL = is_place_BL & (positions_BL == corrupted.plan["split"])
+        chance_BL = is_place_BL / jnp.maximum(places_BL, 1)
+        in_4BL = quarter_BL[None] == jnp.arange(4)[:, None, None]
+        observed_4, expected_4 = (
+            jnp.sum(in_4BL * x_BL[None], axis=(1, 2)) for x_BL in (chosen_BL, chance_BL)
+        )
+        return {"split by quarter": (observed_4, expected_4)}
+
+
+def _over_segments(reduce: Any, x_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
+    """For each token the reduction over its own segment."""
+    length = segment_ids_BL.shape[1]
+
+    def row(x_L: jax.Array, segment_ids_L: jax.Array) -> jax.Array:
+        reduced: jax.Array = reduce(x_L, segment_ids_L, num_segments=length + 1)
+        return reduced[segment_ids_L]
+
+    return jax.vmap(row)(x_BL, segment_ids_BL)
+
+
+def example() -> PrefixLM:
+    """For the property suite."""
+    return PrefixLM()
