@@ -94,9 +94,13 @@ class SpanCorruption(Objective):
         """Tokens of the targets' row (L): what one stretch that fills the inputs needs."""
         return self.noise.lengths(self.noise.raw_length(self.inputs_length))[1]
 
+    def sentinel_ids(self) -> range:
+        """From the first one down."""
+        return range(self.first_sentinel_id, self.first_sentinel_id - self.sentinels, -1)
+
     def reserved_ids(self) -> range:
         """The sentinels."""
-        return range(self.first_sentinel_id - self.sentinels + 1, self.first_sentinel_id + 1)
+        return self.sentinel_ids()[::-1]
 
     def coefficients(self) -> dict[str, float]:
         """One term."""
@@ -118,9 +122,10 @@ class SpanCorruption(Objective):
                 f"inputs of {self.inputs_length} and targets of {self.targets_length} tokens exceed max_positions "
                 f"{config.max_positions}"
             )
-        if self.first_sentinel_id >= config.vocab_size:
+        if self.reserved_ids()[-1] >= config.vocab_size:
             raise ValueError(
-                f"first_sentinel_id {self.first_sentinel_id} is outside the vocabulary of {config.vocab_size}"
+                f"id {self.reserved_ids()[-1]} that {type(self).__name__} takes for itself is outside the vocabulary of "
+                f"{config.vocab_size}"
             )
 
     def check_documents(self, docs: Documents) -> None:
@@ -133,42 +138,55 @@ class SpanCorruption(Objective):
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         inputs, targets = _Line("", self.inputs_length), _Line("target_", self.targets_length)
+        denoisers = self.denoisers()
+        head, noise = denoisers[int(rng.integers(len(denoisers)))]
         first = index % len(docs)
-        while (room := self.noise.fit(inputs.remaining, targets.remaining)) >= 2:
+        while True:
+            room = noise.fit(inputs.remaining - len(head), targets.remaining, self.sentinels)
+            if room < 2:
+                return {**inputs.row, **targets.row}
             doc = draw_document(docs, first, 2, rng)
             size = min(room, len(doc))
             start = int(rng.integers(len(doc) - size + 1))
-            text, dropped = doc[start : start + size], self.noise.draw(size, rng)
-            inputs.add(np.append(replace_spans(text, dropped, self.first_sentinel_id), self.eos_id))
+            text, dropped = doc[start : start + size], noise.draw(size, rng)
+            kept = replace_spans(text, dropped, self.first_sentinel_id)
+            inputs.add(np.concatenate([head, kept, [self.eos_id]]))
             targets.add(np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id))
             first = int(rng.integers(len(docs)))
-        return {**inputs.row, **targets.row}
+
+    def denoisers(self) -> tuple[tuple[tuple[int, ...], Noise], ...]:
+        """(tokens that open the inputs, noise) of each equally likely way to corrupt a row."""
+        return (((), self.noise),)
 
     def example_claims(
         self, docs: Documents, rows: Sequence[Row]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
-        sentinels = self.reserved_ids()[::-1]
+        sentinels, denoisers = self.sentinel_ids(), self.denoisers()
+        heads = list(dict.fromkeys(head for head, _ in denoisers))
         texts = [docs[i] for i in range(len(docs))]
-        stretches, lost, miscounted = 0, 0, 0
-        for inputs, targets in (pair for row in rows for pair in _stretches(row)):
-            stretches += 1
-            try:
-                text = restore(inputs[:-1], targets[:-1], sentinels)
-            except ValueError:
-                lost += 1
-                continue
-            lost += not any(holds_span(doc, text) for doc in texts)
-            miscounted += self.noise.lengths(len(text)) != (len(inputs), len(targets))
+        stretches, lost, miscounted, opened = 0, 0, 0, np.zeros(len(heads))
+        for row in rows:
+            for number, (inputs, targets) in enumerate(_stretches(row)):
+                stretches += 1
+                head = next((h for h in heads if h == tuple(inputs[: len(h)])), None)
+                try:
+                    text = restore(inputs[len(head or ()) : -1], targets[:-1], sentinels)
+                except ValueError:
+                    lost += 1
+                    continue
+                lost += head is None or not any(holds_span(doc, text) for doc in texts)
+                sizes = (len(inputs) - len(head or ()), len(targets))
+                miscounted += sizes not in [
+                    noise.lengths(len(text)) for own, noise in denoisers if own == head
+                ]
+                if number == 0 and head is not None:
+                    opened[heads.index(head)] += 1
+        likely = np.array([sum(own == head for own, _ in denoisers) for head in heads]) / len(denoisers)
         return {
-            "stretches that cannot be restored": (
-                np.array([lost, stretches - lost]),
-                np.array([0, stretches]),
-            ),
-            "stretches with other counts": (
-                np.array([miscounted, stretches - miscounted]),
-                np.array([0, stretches]),
-            ),
+            "cannot be restored": (np.array([lost, stretches - lost]), np.array([0, stretches])),
+            "other counts": (np.array([miscounted, stretches - miscounted]), np.array([0, stretches])),
+            "how rows open": (opened, likely * len(rows)),
         }
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:

@@ -49,12 +49,13 @@ class Noise:
         >>> [Noise().raw_length(n) for n in (128, 256, 512, 1024)]
         [141, 284, 568, 1137]
         """
-        return self.fit(inputs, 2 * inputs + 2)
+        return self.fit(inputs, targets=2**30, spans=2**30)
 
-    def fit(self, inputs: int, targets: int) -> int:
-        """The longest text that fits into so many input and target tokens; below 2 where none does."""
-        table = _lengths(self, max(2 * inputs, 4))
-        return int(np.flatnonzero((table[:, 0] <= inputs) & (table[:, 1] <= targets))[-1:].sum())
+    def fit(self, inputs: int, targets: int, spans: int) -> int:
+        """The longest text that fits into so many input and target tokens and spans; below 2 where none does."""
+        # No text is longer than what is kept of it and what is dropped of it.
+        table = _lengths(self, max(inputs + min(targets, int(inputs / (1 - self.density)) + 2), 4))
+        return int(np.flatnonzero(np.all(table <= (inputs, targets, spans), axis=1))[-1:].sum())
 
     def draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Which tokens are dropped, bool [length]; the first is kept, the last is dropped.
@@ -69,8 +70,9 @@ class Noise:
 
 @functools.lru_cache(maxsize=32)
 def _lengths(noise: Noise, longest: int) -> np.ndarray:
-    """[longest + 1, 2]: input and target tokens of a text of each length; impossibly long below two."""
-    return np.array([(2**30, 2**30)] * 2 + [noise.lengths(n) for n in range(2, longest + 1)])
+    """[longest + 1, 3]: input tokens, target tokens and spans of a text of each length; below two, too many to fit."""
+    whole = range(2, longest + 1)
+    return np.array([(2**31,) * 3] * 2 + [(*noise.lengths(n), noise.counts(n)[1]) for n in whole])
 
 
 def _cut(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ from objectives.examples import small_config
 from objectives.measuring import chi_square_p
 from objectives.span_corruption import SpanCorruption, _stretches, example
 from objectives.spans import Noise, replace_spans, restore
+from objectives.ul2 import UL2
 
 SENTINELS = range(32099, 31999, -1)
 
@@ -82,13 +83,38 @@ def test_rows_are_full_and_come_back(longest):
             lambda: SpanCorruption(first_sentinel_id=40000, eos_id=6, inputs_length=512).check(
                 t5_small(), 512
             ),
-            "first_sentinel_id 40000 is outside the vocabulary of 32128",
+            "id 40000 that SpanCorruption takes for itself is outside the vocabulary of 32128",
         ),
     ],
 )
 def test_what_cannot_work_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_ul2_opens_rows_with_the_kind_of_their_noise():
+    objective = UL2(first_sentinel_id=32099, eos_id=6, inputs_length=512, mode_ids=(31999, 31998, 31997))
+    docs = corpus(20, 3000)
+    dropped = {mode: [] for mode in objective.mode_ids}
+    for index in range(140):
+        row = objective.make_example(docs, index, np.random.default_rng(index))
+        for inputs, targets in _stretches(row):
+            kept = np.sum(inputs < 31997) - 1
+            dropped[inputs[0]].append((np.sum(targets < 31997) - 1) / (kept + np.sum(targets < 31997) - 1))
+            assert inputs[0] == row["tokens"][0]
+            if inputs[0] == 31998:
+                # S: one span, the end of the text.
+                assert inputs[-2] == 32099 and np.sum(targets > 31999) == 1
+    assert all(abs(share - 0.15) < 0.1 for share in dropped[31999])
+    assert all(abs(share - 0.25) < 0.15 for share in dropped[31998])
+    assert np.mean([share > 0.4 for share in dropped[31997]]) > 0.5
+
+
+def test_ul2_refuses_ids_that_mean_two_things():
+    with pytest.raises(ValueError, match="must differ from each other and from the sentinels 32000 to 32099"):
+        UL2(first_sentinel_id=32099, eos_id=6, inputs_length=512, mode_ids=(32000, 31998, 31997))
+    with pytest.raises(ValueError, match="targets_row 2 cannot hold a text under Noise"):
+        UL2(first_sentinel_id=99, eos_id=6, inputs_length=64, targets_row=2, sentinels=9, mode_ids=(1, 2, 3))
 
 
 def test_inputs_and_targets_of_different_texts_are_told():
