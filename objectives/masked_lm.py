@@ -43,8 +43,8 @@ class MaskedLM(Objective):
     replacement; a segment with no ordinary token has none. With unit "word" whole words are drawn, with "span"
     runs of words, and M_s is filled as far as whole words fit (`objectives.masking`). Of the scored tokens 80%
     are replaced by the mask, 10% by a uniform ordinary token, 10% are kept. h is the head's transform of the
-    hidden state, E the tied token table. Masking is drawn anew in every step, from the identity of each token
-    (`objectives.randomness`).
+    hidden state, E the tied token table. Masking is drawn from the step and the identity of each token
+    (`objectives.randomness`), or from the latter alone (`fixed_masks`).
 
     Only the scored positions pass the head and the vocabulary projection: they are gathered into P columns, P
     being the largest number that any packing of a row can need, so none is ever dropped. A batch with more
@@ -94,6 +94,8 @@ class MaskedLM(Objective):
     """Share of the scored tokens that is replaced by the mask."""
     random_share: float = 0.1
     """Share of the scored tokens that is replaced by a random ordinary token; the rest is kept."""
+    fixed_masks: int = 0
+    """0 masks anew in every step; n fixes n maskings of each example, of which every step takes one (BERT: 10)."""
     first_ordinary_id: int = 7
     """Ids below are special: never scored, never drawn as random tokens."""
     gather: bool = True
@@ -108,8 +110,10 @@ class MaskedLM(Objective):
             raise ValueError(
                 f"mask_share {self.mask_share} and random_share {self.random_share} must not exceed 1 in sum"
             )
-        if self.max_segments < 1:
-            raise ValueError(f"max_segments {self.max_segments} is below 1")
+        if self.max_segments < 1 or self.fixed_masks < 0:
+            raise ValueError(
+                f"max_segments {self.max_segments} must not be below 1, nor fixed_masks {self.fixed_masks} below 0"
+            )
 
     def reads(self) -> tuple[str, ...]:
         """Whole words need to know where words start."""
@@ -149,6 +153,9 @@ class MaskedLM(Objective):
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
         """Choose and replace; the plan has positions, targets and weights of scored tokens, each [B, P]."""
         tokens_BL = batch["tokens"]
+        if self.fixed_masks:
+            chosen = jax.random.randint(rng, (), 0, self.fixed_masks)
+            rng = jax.random.fold_in(jax.random.key(0), chosen)
         order_BL, action_BL, word_BL, *lengths = jnp.unstack(
             token_bits(rng, batch, 4 if self.unit == "span" else 3), axis=-1
         )

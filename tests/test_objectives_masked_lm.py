@@ -200,6 +200,16 @@ def test_steps_examples_and_segments_are_masked_differently():
     assert np.any(one[0] != one[1]) and np.any(one[:, :40] != one[:, 40:])
 
 
+def test_fixed_masks_come_back():
+    batch = _batch([(40,), (40,)], 40)
+    for count in (1, 3):
+        objective = MaskedLM(mask_id=4, max_segments=1, fixed_masks=count)
+        seen = np.stack([_scored(objective, batch, seed) for seed in range(30)])
+        for row in range(2):
+            assert len(np.unique(seen[:, row], axis=0)) == count
+        assert np.any(seen[0, 0] != seen[0, 1])
+
+
 def test_every_key_implementation_draws_per_token():
     batch = _batch([(10,), (10,)], 10)
     for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
