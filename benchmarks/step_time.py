@@ -95,7 +95,7 @@ class Racer:
             **os.environ,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
-        command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(dataclasses.asdict(contestant))]
+        command = [sys.executable, "-m", "benchmarks.serve", json.dumps(dataclasses.asdict(contestant))]
         self.errors = tempfile.TemporaryFile(
             "w+"
         )  # a pipe that nobody reads would fill and block the process

@@ -220,6 +220,11 @@ def test_padding_reaches_no_real_token(config):
 
 @each_model
 def test_packed_segments_equal_the_same_segments_alone(config):
+    assert_packing_changes_nothing(config)
+
+
+def assert_packing_changes_nothing(config):
+    """Hidden states of packed segments are those of the same segments in rows of their own."""
     params, batch = restless(config), packed([[5, 5], [5, 2, 5]])
     together = encode(config, params, batch)
     for row, start in ((0, 0), (0, 5), (1, 7)):
@@ -316,6 +321,18 @@ def test_bfloat16_is_finite_and_close(config):
     assert 0.0 < error.max() < 0.1 * np.abs(reference).max()
     _, grads = loss_and_grad(low, params, BATCH, weights_for(BATCH))
     assert all(x.dtype == jnp.float32 and np.all(np.isfinite(x)) for x in jax.tree.leaves(grads))
+
+
+def assert_bfloat16_and_remat_are_close(config):
+    """Loss and gradients in bfloat16 with everything recomputed, beside those in float32."""
+    params, weights_BLD = restless(config), weights_for(BATCH)
+    loss, grads = loss_and_grad(config, params, BATCH, weights_BLD)
+    low = dataclasses.replace(config, dtype="bfloat16", remat="full")
+    low_loss, low_grads = loss_and_grad(low, params, BATCH, weights_BLD)
+    assert 0 < abs(float(low_loss) - float(loss)) < 0.05 * float(np.linalg.norm(weights_BLD))
+    for grad, low_grad in zip(jax.tree.leaves(grads), jax.tree.leaves(low_grads), strict=True):
+        assert low_grad.dtype == jnp.float32
+        assert np.linalg.norm(low_grad - grad) <= 0.1 * np.linalg.norm(grad)
 
 
 # Dropout.

@@ -17,13 +17,10 @@ from tests.published import assert_agrees, golden, published
 from tests.test_model import (
     BATCH,
     SMALL,
+    assert_bfloat16_and_remat_are_close,
+    assert_packing_changes_nothing,
     count,
-    encode,
     influence,
-    loss_and_grad,
-    packed,
-    restless,
-    weights_for,
 )
 
 CONFIG = ModernBertConfig(**(SMALL | {"layers": 3}), window=4)
@@ -67,25 +64,11 @@ def test_influence_stays_in_the_segment():
 
 
 def test_packed_segments_equal_the_same_segments_alone():
-    params, batch = restless(CONFIG), packed([[5, 5], [5, 2, 5]])
-    together = encode(CONFIG, params, batch)
-    for row, start in ((0, 5), (1, 7)):
-        alone = {name: x[row : row + 1, start : start + 5] for name, x in batch.items()}
-        alone["segment_ids"] = np.ones_like(alone["segment_ids"])
-        np.testing.assert_allclose(
-            together[row, start : start + 5], encode(CONFIG, params, alone)[0], rtol=1e-5, atol=1e-5
-        )
+    assert_packing_changes_nothing(CONFIG)
 
 
 def test_bfloat16_and_remat_stay_close():
-    params, weights_BLD = restless(CONFIG), weights_for(BATCH)
-    loss, grads = loss_and_grad(CONFIG, params, BATCH, weights_BLD)
-    low = dataclasses.replace(CONFIG, dtype="bfloat16", remat="full")
-    low_loss, low_grads = loss_and_grad(low, params, BATCH, weights_BLD)
-    assert 0 < abs(float(low_loss) - float(loss)) < 0.05 * float(np.linalg.norm(weights_BLD))
-    for grad, low_grad in zip(jax.tree.leaves(grads), jax.tree.leaves(low_grads), strict=True):
-        assert low_grad.dtype == jnp.float32
-        assert np.linalg.norm(low_grad - grad) <= 0.1 * np.linalg.norm(grad)
+    assert_bfloat16_and_remat_are_close(CONFIG)
 
 
 def test_every_block_but_the_first_has_an_attention_norm():
