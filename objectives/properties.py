@@ -125,6 +125,8 @@ def padding_is_deleting(objective: Objective, config: TransformerConfig, batch: 
 
 def neighbours_are_isolated(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
     """The loss of packed rows is that of every second unit alone plus that of the others alone."""
+    if not objective.additive:
+        return Verdict("packed neighbours are isolated", "does not apply", detail="additive = False")
     unit_BL = (batch["segment_ids"] - 1) // objective.segments_per_unit()
     if batch["segment_ids"].max() <= objective.segments_per_unit():
         return Verdict("packed neighbours are isolated", "does not apply", detail="one unit per row")

@@ -37,7 +37,7 @@ def test_every_objective_is_sound(name):
     found = list(verdicts(objective))
     assert all(found), "\n".join(str(v) for v in found if not v)
     # A property that never applies would prove nothing.
-    assert sum(v.verdict == "holds" for v in found) >= 10
+    assert sum(v.verdict == "holds" for v in found) >= 7
 
 
 def test_the_walk_finds_them_all():

@@ -11,7 +11,7 @@ import pytest
 from model.gpt2 import Gpt2Config
 from model.network import Network
 from model.t5 import t5_small
-from objectives import span_corruption
+from objectives import simcse, span_corruption
 from objectives.masked_lm import MaskedLM
 from objectives.sequence_classification import SequenceClassification
 from tests.tiny import encoder, masked_lm, settings
@@ -76,6 +76,11 @@ class WithCompanion(MaskedLM):
             lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), masked_lm(), 0),
             "60 pieces but model.vocab_size is 64",
         ),
+        (
+            lambda: check_model(encoder(), simcse.example(), 32),
+            "SimCSE tells two draws of dropout apart, but EncoderConfig has dropout 0.0",
+        ),
+        (lambda: check_run(settings(), simcse.example()), "SimCSE is no sum .* cannot be split into 8"),
         (
             lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), span_corruption.example(), 4),
             "takes ids 57 to 63 for itself, but .* up to 59: set --data.sentinels 7",
