@@ -16,6 +16,7 @@ from model.network import BoundNetwork
 
 Batch = Mapping[str, jax.Array]
 Row = dict[str, np.ndarray]
+Family = Literal["encoder", "decoder", "encoder_decoder"]
 SumAndWeight = tuple[jax.Array, jax.Array]
 
 
@@ -63,7 +64,7 @@ class Objective:
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
     companions: ClassVar[tuple[str, ...]] = ()
     """Names of frozen networks that it reads as network.companion[name]; until a loop binds them, runs refuse it."""
-    family: ClassVar[Literal["encoder", "decoder", "encoder_decoder"]] = "encoder"
+    family: ClassVar[Family] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder), causal (decoder) or both, one reading the other."""
     make_example: ClassVar[Any] = None
     """Optional method (docs, index, rng: np.random.Generator) -> Row, a pure function of its arguments.
@@ -107,6 +108,13 @@ class Objective:
             raise ValueError(
                 f"{type(self).__name__} {what}, but in the causal backbone {type(config).__name__} a token sees only those "
                 "before it"
+            )
+
+    def refuse_other_length(self, length: int, own: int) -> None:
+        """For `check` of what makes its rows: raise ValueError unless the data's rows are as long."""
+        if length != own:
+            raise ValueError(
+                f"the data's rows have length {length}, the objective makes rows of length {own}; give both the same"
             )
 
     def check_documents(self, docs: Documents) -> None:

@@ -90,7 +90,7 @@ def verdicts(objective: Objective) -> Iterator[Verdict]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a verdict per property; 1 if any fails."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(arguments) and len(arguments) == 1:
+    if arguments in (["-h"], ["--help"]):
         print(__doc__)
         return 0
     overrides = list(itertools.dropwhile(lambda a: not a.startswith("-"), arguments))

@@ -8,7 +8,7 @@ import numpy as np
 from model.config import TransformerConfig
 from objectives.base import Documents, Row
 from objectives.causal_lm import CausalLM
-from objectives.pairs import RowBuilder, draw_document, holds_span
+from objectives.pairs import RowBuilder, draw_stretch, is_of_a_document, never
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,7 @@ class FillInTheMiddle(CausalLM):
     def check(self, config: TransformerConfig, length: int) -> None:
         """Rows are made here, so the lengths must agree; marks must be in the vocabulary."""
         super().check(config, length)
-        if length != self.length:
-            raise ValueError(
-                f"the data's rows have length {length}, the objective makes rows of length {self.length}; give both "
-                "the same"
-            )
+        self.refuse_other_length(length, self.length)
         if max(self.mark_ids) >= config.vocab_size:
             raise ValueError(f"mark_ids {self.mark_ids} are outside the vocabulary of {config.vocab_size}")
 
@@ -68,14 +64,10 @@ class FillInTheMiddle(CausalLM):
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         builder, first = RowBuilder(self.length), index % len(docs)
         while builder.remaining >= 6:
-            doc = draw_document(docs, first, 2, rng)
-            size = min(len(doc), builder.remaining - 4)
-            start = int(rng.integers(len(doc) - size + 1))
-            text = doc[start : start + size]
-            one, other = sorted(int(cut) for cut in rng.integers(0, size + 1, 2))
+            text = draw_stretch(docs, first, builder.remaining - 4, rng)
+            one, other = sorted(int(cut) for cut in rng.integers(0, len(text) + 1, 2))
             moved = rng.random() < self.rate
-            tokens = self.reorder(text, one, other) if moved else np.append(text, self.eos_id)
-            builder.add(tokens, np.zeros(len(tokens), np.int32))
+            builder.add(self.reorder(text, one, other) if moved else np.append(text, self.eos_id))
             first = int(rng.integers(len(docs)))
         return builder.row
 
@@ -89,7 +81,6 @@ class FillInTheMiddle(CausalLM):
         self, docs: Documents, rows: Sequence[Row]
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The claimed share is reordered, and put back in order every stretch is one of a document."""
-        texts = [docs[i] for i in range(len(docs))]
         stretches, moved, lost = 0, 0, 0
         for row in rows:
             for segment in range(1, int(row["segment_ids"].max()) + 1):
@@ -100,14 +91,14 @@ class FillInTheMiddle(CausalLM):
                     moved += 1
                     prefix, suffix, middle = np.split(tokens, np.flatnonzero(marks))[1:]
                     tokens = np.concatenate([prefix[1:], middle[1:], suffix[1:]])
-                lost += not any(holds_span(doc, tokens) for doc in texts)
+                lost += not is_of_a_document(docs, tokens)
         plain = stretches - moved
         return {
             "reordered, plain": (
                 np.array([moved, plain]),
                 stretches * np.array([self.rate, 1 - self.rate]),
             ),
-            "cannot be put back": (np.array([lost, stretches - lost]), np.array([0, stretches])),
+            "cannot be put back": never(lost, stretches),
         }
 
 

@@ -240,10 +240,10 @@ class MaskedLM(Objective):
 
     def _broken_words(self, batch: Batch, plan: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(words of which some tokens are scored and some are not, other words), and what is expected."""
-        tokens_BL, segment_ids_BL = batch["tokens"], batch["segment_ids"]
-        B, L = tokens_BL.shape
-        ordinary_BL = (tokens_BL >= self.first_ordinary_id) & (segment_ids_BL > 0)
-        word_BL = jnp.cumsum(first_tokens(batch["word_starts"], segment_ids_BL, ordinary_BL), axis=1)
+        B, L = batch["tokens"].shape
+        ordinary_BL = self._ordinary(batch)
+        first_BL = first_tokens(batch["word_starts"], batch["segment_ids"], ordinary_BL)
+        word_BL = jnp.cumsum(first_BL, axis=1)
         rows_B1 = jnp.arange(B)[:, None]
         scored_BL = jnp.zeros((B, L)).at[rows_B1, plan["positions"]].add(plan["weights"])
         empty_BW = jnp.zeros((B, L + 1))
@@ -256,12 +256,15 @@ class MaskedLM(Objective):
         """P: the most positions that a row of this length can score, whatever is packed in it."""
         return most_scored(self.rate, self.cap_rate, length, self.max_segments)
 
+    def _ordinary(self, batch: Batch) -> jax.Array:
+        """Bool [B, L]: what may be scored."""
+        return (batch["tokens"] >= self.first_ordinary_id) & (batch["segment_ids"] > 0)
+
     def _choose(
         self, batch: Batch, order_BL: jax.Array, lengths: list[jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Positions [B, P], weights [B, P] and, for spans, which token's fate each token shares [B, L]."""
-        segment_ids_BL = batch["segment_ids"]
-        ordinary_BL = (batch["tokens"] >= self.first_ordinary_id) & (segment_ids_BL > 0)
+        segment_ids_BL, ordinary_BL = batch["segment_ids"], self._ordinary(batch)
         counts_BG = scored_counts(
             segment_ids_BL,
             ordinary_BL,

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from objectives.segments import membership
+
 LONGEST_SPAN = 10
 STOP = 0.2
 """Span lengths in words are geometric with this chance to stop, cut at the longest and renormalised: 3.8 words on average
@@ -24,7 +26,7 @@ def scored_counts(
     segment_ids_BL: jax.Array, ordinary_BL: jax.Array, *, rate: float, cap_rate: float, max_segments: int
 ) -> jax.Array:
     """Tokens to score of each segment, int32 [B, G]."""
-    member_BLG = segment_ids_BL[..., None] == jnp.arange(1, max_segments + 1)[None, None, :]
+    member_BLG = membership(segment_ids_BL, max_segments)
     lengths_BG = jnp.sum(member_BLG, axis=1)
     ordinary_BG = jnp.sum(member_BLG & ordinary_BL[..., None], axis=1)
     wanted, cap = count_tables(rate, cap_rate, segment_ids_BL.shape[1])

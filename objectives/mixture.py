@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Mixture(Objective):
         return tuple(dict.fromkeys(name for _, part, _ in self.parts for name in part.companions))
 
     @property
-    def family(self) -> Literal["encoder", "decoder", "encoder_decoder"]:  # type: ignore[override]
+    def family(self) -> Family:  # type: ignore[override]
         """That of all parts."""
         return self.parts[0][1].family
 

@@ -138,11 +138,7 @@ class NeighbourWords(Objective):
 
     def check(self, config: TransformerConfig, length: int) -> None:
         """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
-        if length != self.length:
-            raise ValueError(
-                f"the data's rows have length {length}, the objective makes rows of length {self.length}; give both "
-                "the same"
-            )
+        self.refuse_other_length(length, self.length)
         if max(self.cls_id, self.sep_id, self.first_ordinary_id) >= config.vocab_size:
             raise ValueError(
                 f"cls_id {self.cls_id}, sep_id {self.sep_id} or first_ordinary_id "
@@ -172,7 +168,7 @@ class NeighbourWords(Objective):
             start = int(rng.integers(0, len(document) - wanted + 1))
             for piece in _cut(document[start : start + wanted], pieces, rng):
                 tokens = np.concatenate([[self.cls_id], piece, [self.sep_id]])
-                builder.add(tokens, np.zeros(len(tokens), np.int32))
+                builder.add(tokens)
         return builder.row
 
     def score(

@@ -18,7 +18,16 @@ from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
 from objectives.cross_entropy import cross_entropy_of_logits
-from objectives.pairs import PairLengths, RowBuilder, check_two_distinct, draw_two, holds_span, pairs_of
+from objectives.pairs import (
+    PairLengths,
+    RowBuilder,
+    check_two_distinct,
+    draw_two,
+    holds_span,
+    is_of_a_document,
+    never,
+    pairs_of,
+)
 from objectives.segments import label_weights, pool
 
 SPECIALS = 3
@@ -111,11 +120,7 @@ class NextSentence(Objective):
     def check(self, config: TransformerConfig, length: int) -> None:
         """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
         self.refuse_causal(config, "reads a pair off its first token")
-        if length != self.length:
-            raise ValueError(
-                f"the data's rows have length {length}, the objective makes rows of length {self.length}; give both "
-                "the same"
-            )
+        self.refuse_other_length(length, self.length)
         if max(self.cls_id, self.sep_id) >= config.vocab_size:
             raise ValueError(
                 f"cls_id {self.cls_id} or sep_id {self.sep_id} is outside the vocabulary of "
@@ -133,15 +138,15 @@ class NextSentence(Objective):
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of pairs; document index % len(docs) opens it, so that each is visited once per epoch."""
         lengths, builder = self._lengths(), RowBuilder(self.length)
-        labels = np.full(self.max_segments, -1, np.int32)
+        labels, type_ids = np.full(self.max_segments, -1, np.int32), np.zeros(self.length, np.int32)
         first = index % len(docs)
         while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
             a, b, label = self.draw_pair(docs, first, size - SPECIALS, rng)
             labels[builder.segments] = label
             tokens = np.concatenate([[self.cls_id], a, [self.sep_id], b, [self.sep_id]])
-            builder.add(tokens, np.arange(len(tokens)) >= len(a) + 2)
+            type_ids[builder.add(tokens)] = np.arange(len(tokens)) >= len(a) + 2
             first = int(rng.integers(len(docs)))
-        return {**builder.row, "labels": labels}
+        return {**builder.row, "type_ids": type_ids, "labels": labels}
 
     def draw_pair(
         self, docs: Documents, first: int, tokens: int, rng: np.random.Generator
@@ -163,13 +168,13 @@ class NextSentence(Objective):
         pairs = [pair for row in rows for pair in pairs_of(row)]
         labels = np.array([label for _, _, label in pairs])
         texts = [docs[i] for i in range(len(docs))]
-        broken = sum(not any(holds_span(d, np.append(a, b)) for d in texts) for a, b, y in pairs if y == 0)
+        broken = sum(not is_of_a_document(docs, np.append(a, b)) for a, b, y in pairs if y == 0)
         own = sum(any(holds_span(d, a) and holds_span(d, b) for d in texts) for a, b, y in pairs if y == 1)
         followed, random = int(np.sum(labels == 0)), int(np.sum(labels == 1))
         return {
             "fair coin": (np.array([followed, random]), np.full(2, len(pairs) / 2)),
-            "B does not follow A": (np.array([broken, followed - broken]), np.array([0, followed])),
-            "random B from A's document": (np.array([own, random - own]), np.array([0, random])),
+            "B does not follow A": never(broken, followed),
+            "random B from A's document": never(own, random),
         }
 
     def score(

@@ -1,8 +1,6 @@
-"""Rows of text pairs drawn from random-access documents: lengths, draws, layout. Host side, numpy; knows no
-loss.
+"""Rows made from random-access documents: lengths, draws, layout, and what was drawn. Host side, numpy; knows no loss.
 
-A row is filled with pairs until it is full; what a pair is made of and what it means is the objective's
-affair.
+A row is filled with pairs or stretches until it is full; what they are made of and mean is the objective's affair.
 """
 
 import dataclasses
@@ -57,27 +55,27 @@ class PairLengths:
 class RowBuilder:
     """Lays segments into one row."""
 
-    def __init__(self, length: int):
-        """An empty row: all padding."""
-        names = ("tokens", "segment_ids", "positions", "type_ids")
-        self.row: Row = {name: np.zeros(length, np.int32) for name in names}
+    def __init__(self, length: int, prefix: str = ""):
+        """An empty row, all padding; names of its arrays start with `prefix`."""
+        names = ("tokens", "segment_ids", "positions")
+        self.row: Row = {prefix + name: np.zeros(length, np.int32) for name in names}
+        self._arrays = tuple(self.row.values())
         self.used = 0
         self.segments = 0
 
     @property
     def remaining(self) -> int:
         """Free tokens."""
-        return len(self.row["tokens"]) - self.used
+        return len(self._arrays[0]) - self.used
 
-    def add(self, tokens: np.ndarray, type_ids: np.ndarray) -> None:
-        """One more segment."""
+    def add(self, tokens: np.ndarray) -> slice:
+        """One more segment; returns where it lies."""
         here = slice(self.used, self.used + len(tokens))
         self.segments += 1
-        self.row["tokens"][here] = tokens
-        self.row["segment_ids"][here] = self.segments
-        self.row["positions"][here] = np.arange(len(tokens))
-        self.row["type_ids"][here] = type_ids
+        for array, value in zip(self._arrays, (tokens, self.segments, np.arange(len(tokens))), strict=True):
+            array[here] = value
         self.used += len(tokens)
+        return here
 
 
 def draw_document(docs: Documents, first: int, tokens: int, rng: np.random.Generator) -> np.ndarray:
@@ -92,6 +90,14 @@ def draw_document(docs: Documents, first: int, tokens: int, rng: np.random.Gener
         other = docs[int(rng.integers(len(docs)))]
         best = max(best, other, key=len)
     return best
+
+
+def draw_stretch(docs: Documents, first: int, tokens: int, rng: np.random.Generator) -> np.ndarray:
+    """At most so many neighbouring tokens of a document of at least two (see `draw_document`), from a uniform place."""
+    doc = draw_document(docs, first, 2, rng)
+    size = min(tokens, len(doc))
+    start = int(rng.integers(len(doc) - size + 1))
+    return doc[start : start + size]
 
 
 def draw_two(docs: Documents, first: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +136,22 @@ def check_two_distinct(docs: Documents, purpose: str) -> None:
         f"{purpose} needs two different documents of at least two tokens; these {len(docs)} documents hold "
         f"{0 if seen is None else 1}"
     )
+
+
+def check_some_to_cut(docs: Documents, purpose: str) -> None:
+    """Raise unless a document has two tokens."""
+    if not any(len(docs[i]) > 1 for i in range(len(docs))):
+        raise ValueError(f"{purpose} needs a document of at least two tokens; these {len(docs)} have none")
+
+
+def never(bad: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """The claim that none of so many things is bad, as (observed, expected) counts of bad and good ones."""
+    return np.array([bad, total - bad]), np.array([0, total])
+
+
+def is_of_a_document(docs: Documents, span: np.ndarray) -> bool:
+    """Whether some document holds this span."""
+    return any(holds_span(docs[i], span) for i in range(len(docs)))
 
 
 def holds_span(doc: np.ndarray, span: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from objectives.base import Documents, Row
 from objectives.next_sentence import NextSentence
-from objectives.pairs import draw_document, holds_span, pairs_of
+from objectives.pairs import check_some_to_cut, draw_document, is_of_a_document, never, pairs_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,7 @@ class SentenceOrder(NextSentence):
 
     def check_documents(self, docs: Documents) -> None:
         """A pair needs a document that can be cut in two."""
-        if not any(len(docs[i]) > 1 for i in range(len(docs))):
-            raise ValueError(
-                f"sentence-order prediction needs a document of at least two tokens; these {len(docs)} have none"
-            )
+        check_some_to_cut(docs, "sentence-order prediction")
 
     def draw_pair(
         self, docs: Documents, first: int, tokens: int, rng: np.random.Generator
@@ -68,12 +65,11 @@ class SentenceOrder(NextSentence):
         """A fair coin; joined in the order that the label tells, A and B stand in a document."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         swapped = sum(label for _, _, label in pairs)
-        texts = [docs[i] for i in range(len(docs))]
         joined = [np.concatenate((b, a) if label else (a, b)) for a, b, label in pairs]
-        broken = sum(not any(holds_span(doc, text) for doc in texts) for text in joined)
+        broken = sum(not is_of_a_document(docs, text) for text in joined)
         return {
             "fair coin": (np.array([len(pairs) - swapped, swapped]), np.full(2, len(pairs) / 2)),
-            "not of one stretch": (np.array([broken, len(pairs) - broken]), np.array([0, len(pairs)])),
+            "not of one stretch": never(broken, len(pairs)),
         }
 
 

@@ -6,7 +6,7 @@ Shape suffixes: B rows, S tokens of the inputs' row, L tokens of the targets' ro
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ import numpy as np
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Documents, LossOut, Objective, Row
+from objectives.base import Batch, Documents, Family, LossOut, Objective, Row
 from objectives.cross_entropy import cross_entropy
-from objectives.pairs import draw_document, holds_span
+from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
 from objectives.spans import Noise, replace_spans, restore
 
 
@@ -58,7 +58,7 @@ class SpanCorruption(Objective):
       Raffel et al., T5, arXiv 1910.10683, sections 3.1.4 and 3.3.4.
     """
 
-    family: ClassVar[Literal["encoder", "decoder", "encoder_decoder"]] = "encoder_decoder"
+    family: ClassVar[Family] = "encoder_decoder"
 
     first_sentinel_id: int
     """Id of the first sentinel; the next ones are one less each."""
@@ -112,11 +112,7 @@ class SpanCorruption(Objective):
 
     def check(self, config: TransformerConfig, length: int) -> None:
         """Rows are made here, so the lengths must agree; sentinels must be in the vocabulary."""
-        if length != self.inputs_length:
-            raise ValueError(
-                f"the data's rows have length {length}, the objective makes inputs of length {self.inputs_length}; give "
-                "both the same"
-            )
+        self.refuse_other_length(length, self.inputs_length)
         if max(self.targets_length, self.inputs_length) > config.max_positions:
             raise ValueError(
                 f"inputs of {self.inputs_length} and targets of {self.targets_length} tokens exceed max_positions "
@@ -130,14 +126,11 @@ class SpanCorruption(Objective):
 
     def check_documents(self, docs: Documents) -> None:
         """Something must be kept and something dropped."""
-        if not any(len(docs[i]) > 1 for i in range(len(docs))):
-            raise ValueError(
-                f"span corruption needs a document of at least two tokens; these {len(docs)} have none"
-            )
+        check_some_to_cut(docs, "span corruption")
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
-        inputs, targets = _Line("", self.inputs_length), _Line("target_", self.targets_length)
+        inputs, targets = RowBuilder(self.inputs_length), RowBuilder(self.targets_length, "target_")
         denoisers = self.denoisers()
         head, noise = denoisers[int(rng.integers(len(denoisers)))]
         first = index % len(docs)
@@ -145,10 +138,8 @@ class SpanCorruption(Objective):
             room = noise.fit(inputs.remaining - len(head), targets.remaining, self.sentinels)
             if room < 2:
                 return {**inputs.row, **targets.row}
-            doc = draw_document(docs, first, 2, rng)
-            size = min(room, len(doc))
-            start = int(rng.integers(len(doc) - size + 1))
-            text, dropped = doc[start : start + size], noise.draw(size, rng)
+            text = draw_stretch(docs, first, room, rng)
+            dropped = noise.draw(len(text), rng)
             kept = replace_spans(text, dropped, self.first_sentinel_id)
             inputs.add(np.concatenate([head, kept, [self.eos_id]]))
             targets.add(np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id))
@@ -164,7 +155,6 @@ class SpanCorruption(Objective):
         """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
         sentinels, denoisers = self.sentinel_ids(), self.denoisers()
         heads = list(dict.fromkeys(head for head, _ in denoisers))
-        texts = [docs[i] for i in range(len(docs))]
         stretches, lost, miscounted, opened = 0, 0, 0, np.zeros(len(heads))
         for row in rows:
             for number, (inputs, targets) in enumerate(_stretches(row)):
@@ -175,7 +165,7 @@ class SpanCorruption(Objective):
                 except ValueError:
                     lost += 1
                     continue
-                lost += head is None or not any(holds_span(doc, text) for doc in texts)
+                lost += head is None or not is_of_a_document(docs, text)
                 sizes = (len(inputs) - len(head or ()), len(targets))
                 miscounted += sizes not in [
                     noise.lengths(len(text)) for own, noise in denoisers if own == head
@@ -184,8 +174,8 @@ class SpanCorruption(Objective):
                     opened[heads.index(head)] += 1
         likely = np.array([sum(own == head for own, _ in denoisers) for head in heads]) / len(denoisers)
         return {
-            "cannot be restored": (np.array([lost, stretches - lost]), np.array([0, stretches])),
-            "other counts": (np.array([miscounted, stretches - miscounted]), np.array([0, stretches])),
+            "cannot be restored": never(lost, stretches),
+            "other counts": never(miscounted, stretches),
             "how rows open": (opened, likely * len(rows)),
         }
 
@@ -200,27 +190,6 @@ class SpanCorruption(Objective):
         out = cross_entropy(hidden_BLD, network.embedding_VD, None, targets_BL, weights_BL)
         weight_sum = jnp.sum(weights_BL)
         return LossOut({"nll": (out.loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
-
-
-class _Line:
-    """One of the two rows of an example; names of its arrays start with `prefix`."""
-
-    def __init__(self, prefix: str, length: int):
-        names = ("tokens", "segment_ids", "positions")
-        self.row: Row = {prefix + name: np.zeros(length, np.int32) for name in names}
-        self._arrays = [self.row[prefix + name] for name in names]
-        self._used = self._segments = 0
-
-    @property
-    def remaining(self) -> int:
-        return len(self._arrays[0]) - self._used
-
-    def add(self, tokens: np.ndarray) -> None:
-        here = slice(self._used, self._used + len(tokens))
-        self._segments += 1
-        for array, value in zip(self._arrays, (tokens, self._segments, np.arange(len(tokens))), strict=True):
-            array[here] = value
-        self._used += len(tokens)
 
 
 def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -53,8 +53,9 @@ class Noise:
 
     def fit(self, inputs: int, targets: int, spans: int) -> int:
         """The longest text that fits into so many input and target tokens and spans; below 2 where none does."""
-        # No text is longer than what is kept of it and what is dropped of it.
-        table = _lengths(self, max(inputs + min(targets, int(inputs / (1 - self.density)) + 2), 4))
+        # No text is longer than what is kept of it and what is dropped of it. A power of two: few tables for all rooms.
+        longest = inputs + min(targets, int(inputs / (1 - self.density)) + 2)
+        table = _lengths(self, 1 << max(longest, 4).bit_length())
         return int(np.flatnonzero(np.all(table <= (inputs, targets, spans), axis=1))[-1:].sum())
 
     def draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
