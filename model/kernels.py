@@ -7,9 +7,7 @@ Every kernel takes q of shape [B, L, H, K] and k, v of [B, S, G, K], of which ea
 Shape suffixes: B batch, L query length, S key length, H query heads, G key and value heads, K head size.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -19,36 +17,24 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import AxisType, PartitionSpec
 
 from model.config import TransformerConfig
+from model.platform import platform
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that max - max is never inf - inf
 SPLASH_BLOCK = 128  # lanes of a TPU register: splash tiles rows by multiples of it
 
 Kernel = Literal["plain", "cudnn", "splash"]
 
-_target: ContextVar[str | None] = ContextVar("target", default=None)
-
-
-@contextlib.contextmanager
-def compiling_for(platform: Literal["cpu", "gpu", "tpu"]) -> Iterator[None]:
-    """Choose kernels for a platform that is not this machine's, as an ahead-of-time compilation must."""
-    token = _target.set(platform)
-    try:
-        yield
-    finally:
-        _target.reset(token)
-
-
 def choose_kernel(config: TransformerConfig, length: int, prefixed: bool = False) -> Kernel:
     """The kernel for rows of this length, perhaps with prefixes; a ValueError if the one asked for cannot work."""
     if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)
         return "plain"
-    platform = _target.get() or jax.default_backend()
+    target = platform()
     if config.attention == "auto":
         fastest: dict[str, Kernel] = {"gpu": "cudnn", "tpu": "splash"}
-        if platform not in fastest or _obstacle(fastest[platform], config, length, platform, prefixed):
+        if target not in fastest or _obstacle(fastest[target], config, length, target, prefixed):
             return "plain"
-        return fastest[platform]
-    if obstacle := _obstacle(config.attention, config, length, platform, prefixed):
+        return fastest[target]
+    if obstacle := _obstacle(config.attention, config, length, target, prefixed):
         raise ValueError(f'attention "{config.attention}" {obstacle}; use attention "auto"')
     return config.attention
 

@@ -14,7 +14,8 @@ from model.attention import make_context
 from model.bert import BertConfig
 from model.encoder import EncoderConfig, encoder_tiny
 from model.gpt2 import Gpt2Config
-from model.kernels import MASKED, allowed, choose_kernel, compiling_for
+from model.kernels import MASKED, allowed, choose_kernel
+from model.platform import compiling_for
 from model.network import Network
 from train.launch import Mesh
 

@@ -9,7 +9,8 @@ import pytest
 
 from model import modern_bert
 from model.attention import make_context, narrowed
-from model.kernels import choose_kernel, compiling_for
+from model.kernels import choose_kernel
+from model.platform import compiling_for
 from model.modern_bert import ModernBertConfig
 from model.network import Network
 from tests.golden.weights import MODERN_BERT, SHAPE, inputs

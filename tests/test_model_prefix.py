@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model.gpt2 import Gpt2Config
-from model.kernels import choose_kernel, compiling_for
+from model.kernels import choose_kernel
+from model.platform import compiling_for
 from model.llama import LlamaConfig
 from model.network import Network
 from tests.test_model import BATCH, CONFIGS, SMALL, STILL, encode, influence, restless
