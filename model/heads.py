@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
-from model.layers import ACTIVATIONS, Dense, Dropout, Norm, parameter
+from model.layers import Dense, Dropout, Norm, activate, parameter
 
 
 def _square(config: TransformerConfig, name: str) -> Dense:
@@ -31,7 +31,7 @@ class MaskedLMHead(nn.Module):
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(transformed [..., D], bias [V] in float32); logits are transformed @ table.T + bias."""
         config = self.config
-        x = ACTIVATIONS[config.activation](_square(config, "dense")(hidden))
+        x = activate(config.activation, _square(config, "dense")(hidden))
         bias_V = parameter(self, "bias", nn.initializers.zeros, ("vocab",), (config.vocab_size,))
         return Norm(config, name="norm")(x), bias_V
 

@@ -24,6 +24,7 @@ SPLASH_BLOCK = 128  # lanes of a TPU register: splash tiles rows by multiples of
 
 Kernel = Literal["plain", "cudnn", "splash"]
 
+
 def choose_kernel(config: TransformerConfig, length: int, prefixed: bool = False) -> Kernel:
     """The kernel for rows of this length, perhaps with prefixes; a ValueError if the one asked for cannot work."""
     if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, L length, D model width, F MLP width, V vocabulary, H heads, K head size.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import cast
@@ -34,6 +35,22 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def activate(name: str, x: jax.Array) -> jax.Array:
+    """The activation of that name, computed in float32 and handed on in the dtype of x.
+
+    In bfloat16 only x is kept for the backward pass: computing it again costs less than writing and reading what
+    autodiff would keep, and less than rounding after each operation (4% of a GPT-mini step on two cores, 2026-11-22).
+    """
+    if x.dtype == jnp.float32:
+        return ACTIVATIONS[name](x)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def inner(x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[name](x.astype(jnp.float32)).astype(x.dtype)
+
+    return cast(jax.Array, inner(x))
+
+
 def trailing(x: jax.Array, ndim: int) -> jax.Array:
     """Add leading axes of size 1 up to ndim, so that broadcasting is asked for by name."""
     return x.reshape((1,) * (ndim - x.ndim) + x.shape)
@@ -46,6 +63,14 @@ def parameter(
     return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
+def _lots(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform 16-bit numbers, two of each word that is drawn: the generator is what dropout costs."""
+    if shape[-1] % 2:
+        return jax.random.bits(rng, shape, jnp.uint16)
+    words = jax.random.bits(rng, (*shape[:-1], shape[-1] // 2), jnp.uint32)
+    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(shape)
+
+
 class Dropout(nn.Module):
     """Drops values iff a "dropout" key was bound; no flag is threaded through the layers."""
 
@@ -53,11 +78,11 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Zero each value with probability rate and scale up the rest."""
+        """Zero each value with probability rate (to 1 / 65,536) and scale up the rest."""
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
         keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        kept = _lots(self.make_rng("dropout"), x.shape) < round(keep * 2**16)
         return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
 
 
@@ -119,9 +144,12 @@ class Mlp(nn.Module):
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         """Apply to each position."""
         config = self.config
-        activation = ACTIVATIONS[config.activation]
         up_BLF = self._widen("up")(x_BLD)
-        hidden_BLF = activation(self._widen("gate")(x_BLD)) * up_BLF if config.gated else activation(up_BLF)
+        hidden_BLF = (
+            activate(config.activation, self._widen("gate")(x_BLD)) * up_BLF
+            if config.gated
+            else activate(config.activation, up_BLF)
+        )
         return Dense(
             shape=(config.mlp_width, config.width),
             axes=("mlp", "embed"),

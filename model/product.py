@@ -11,22 +11,26 @@ Shape suffixes: R rows (batch and positions as one axis), D inputs, F outputs.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from model.platform import platform
+
+PRODUCT = "product"
+"""Name by which a remat policy that keeps products finds those that are hidden in a custom rule."""
 
 Residuals = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
 def affine(x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
-    """x @ kernel + bias in their common dtype; on CPU in reverse mode only."""
+    """X @ kernel + bias in their common dtype; on CPU in reverse mode only."""
     if platform() == "cpu":
-        return _affine(x_RD, kernel_DF, bias_F)
+        return checkpoint_name(_affine(x_RD, kernel_DF, bias_F), PRODUCT)
     y_RF = x_RD @ kernel_DF
     return y_RF if bias_F is None else y_RF + bias_F[None, :]
 
 
 def product(subscripts: str, one: jax.Array, other: jax.Array) -> jax.Array:
-    """einsum of two matrices, summed and handed back in float32: "RD,DF->RF" and "RF,DF->RD" are the fast ones."""
+    """Einsum of two matrices, summed and handed back in float32: "RD,DF->RF" and "RF,DF->RD" are the fast ones."""
     if platform() != "cpu":
         return jnp.einsum(subscripts, one, other, preferred_element_type=jnp.float32)
     # Between barriers no transpose and no reduction is folded into the product, which would be a slow one then, or
@@ -38,7 +42,7 @@ def product(subscripts: str, one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def sum_of_outer_products(x_RD: jax.Array, y_RF: jax.Array) -> jax.Array:
-    """x transposed @ y in float32: the gradient of a kernel."""
+    """X transposed @ y in float32: the gradient of a kernel."""
     if platform() != "cpu":
         return jnp.einsum("RD,RF->DF", x_RD, y_RF, preferred_element_type=jnp.float32)
     # The axis more makes XLA store the transpose; else it would only note that x is to be read the other way round.
@@ -63,9 +67,7 @@ def _affine(x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> 
     return y_RF.astype(x_RD.dtype)
 
 
-def _forward(
-    x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None
-) -> tuple[jax.Array, Residuals]:
+def _forward(x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> tuple[jax.Array, Residuals]:
     return _affine(x_RD, kernel_DF, bias_F), (x_RD, kernel_DF, bias_F)
 
 

@@ -11,9 +11,13 @@ from flax import linen as nn
 from model.attention import Attention, Context
 from model.config import TransformerConfig
 from model.layers import Dropout, Mlp, Norm
+from model.product import PRODUCT
 
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

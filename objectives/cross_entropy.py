@@ -82,7 +82,11 @@ def cross_entropy(
             f"targets {targets_BP.shape}, weights {weights_BP.shape}"
         )
     if chunk is None:
-        chunk = P if B * P * V <= WHOLE else min(max(SMALLEST_CHUNK, _power_of_two(WHOLE // (B * V))), LARGEST_CHUNK)
+        chunk = (
+            P
+            if B * P * V <= WHOLE
+            else min(max(SMALLEST_CHUNK, _power_of_two(WHOLE // (B * V))), LARGEST_CHUNK)
+        )
     chunk = min(chunk, P)
     pad = (-P) % chunk
     hidden_NBCD, targets_NBC, weights_NBC = (

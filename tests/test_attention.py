@@ -15,8 +15,8 @@ from model.bert import BertConfig
 from model.encoder import EncoderConfig, encoder_tiny
 from model.gpt2 import Gpt2Config
 from model.kernels import MASKED, allowed, choose_kernel
-from model.platform import compiling_for
 from model.network import Network
+from model.platform import compiling_for
 from train.launch import Mesh
 
 B, L, H, K = 2, 128, 2, 16

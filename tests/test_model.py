@@ -357,6 +357,18 @@ def test_each_rate_acts(field):
     assert np.abs(dropped - encode(CONFIGS["bert"], params, BATCH)).max() > 1e-2
 
 
+@pytest.mark.parametrize("width", [301, 302])  # two values share a drawn word where their number is even
+def test_dropout_keeps_its_share_and_neighbours_fall_apart(width):
+    x_BLD = jnp.ones((20, 50, width))
+    y_BLD = np.asarray(Dropout(0.1).apply({}, x_BLD, rngs={"dropout": jax.random.key(0)}))
+    kept_BLD = y_BLD > 0
+    np.testing.assert_allclose(y_BLD[kept_BLD], 1 / 0.9, rtol=1e-6)
+    both_BLD = kept_BLD[..., 1:] & kept_BLD[..., :-1]
+    # Four standard deviations; neighbouring pairs overlap, hence twice the variance and a bit.
+    assert abs(kept_BLD.mean() - 0.9) < 4 * (0.1 * 0.9 / kept_BLD.size) ** 0.5
+    assert abs(both_BLD.mean() - 0.81) < 4 * (3 * 0.81 * 0.19 / both_BLD.size) ** 0.5
+
+
 def test_layers_draw_different_dropout():
     class Halve(nn.Module):
         config: BertConfig

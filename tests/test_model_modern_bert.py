@@ -10,9 +10,9 @@ import pytest
 from model import modern_bert
 from model.attention import make_context, narrowed
 from model.kernels import choose_kernel
-from model.platform import compiling_for
 from model.modern_bert import ModernBertConfig
 from model.network import Network
+from model.platform import compiling_for
 from tests.golden.weights import MODERN_BERT, SHAPE, inputs
 from tests.published import assert_agrees, golden, published
 from tests.test_model import (

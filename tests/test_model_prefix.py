@@ -9,9 +9,9 @@ import pytest
 
 from model.gpt2 import Gpt2Config
 from model.kernels import choose_kernel
-from model.platform import compiling_for
 from model.llama import LlamaConfig
 from model.network import Network
+from model.platform import compiling_for
 from tests.test_model import BATCH, CONFIGS, SMALL, STILL, encode, influence, restless
 
 PREFIX = (np.isin(BATCH["positions"], (0, 1, 2)) & (BATCH["segment_ids"] != 0)).astype(bool)

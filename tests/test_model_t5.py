@@ -12,8 +12,8 @@ import pytest
 from model import t5
 from model.gpt2 import Gpt2Config
 from model.kernels import choose_kernel
-from model.platform import compiling_for
 from model.network import Network
+from model.platform import compiling_for
 from model.t5 import T5Config, T5V11Config, buckets
 from tests.golden.weights import SHAPE, T5_HEAD_DIM, seq2seq_inputs
 from tests.published import assert_agrees, golden, published
