@@ -132,6 +132,7 @@ class Counter:
         self.bar = tqdm(total=total, desc="study", unit="run", mininterval=5, position=1, dynamic_ncols=True)
 
     def done(self) -> None:
+        """One run more."""
         self.bar.update(1)
         self.bar.refresh()
 
