@@ -3,9 +3,9 @@
 Command:  python -m benchmarks.objective_comparison configs/objective_comparison.py --workdir runs/objectives
 Result:   not yet measured.
 
-masked-lm-15 is RoBERTa's way at this size: masks drawn anew, full rows, no next sentences. bert is BERT's: pairs, and ten
-fixed maskings of each. The encoder of span-corruption is a T5's, whose decoder is left behind; electra's generator, half as wide,
-comes on top of its budget, as in its paper.
+masked-lm-15 is RoBERTa's way at this size: masks drawn anew, full rows, no next sentences. bert is BERT's: pairs, and
+ten fixed maskings of each. The encoder of span-corruption is a T5's, whose decoder is left behind; electra's generator,
+half as wide, comes on top of its budget, as in its paper.
 """
 
 from benchmarks.study import Comparison
