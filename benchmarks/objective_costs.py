@@ -57,7 +57,7 @@ def objectives() -> Iterator[tuple[str, Objective]]:
     next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs)
     spans = {"first_sentinel_id": TOP, "eos_id": EOS, "inputs_length": LENGTH}
     yield "masked_lm", one
-    yield "masked_lm, rate 0.3", dataclasses.replace(one, rate=0.3, cap_rate=1.0)
+    yield "masked_lm, rate 0.3", dataclasses.replace(one, rate=0.3)
     yield "next_sentence", next_sentence
     yield (
         "sentence_order",

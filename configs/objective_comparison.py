@@ -69,9 +69,7 @@ def config() -> Comparison:
             ("masked-lm-15", pretraining(masked_lm, encoder)),
             (
                 "masked-lm-30",
-                pretraining(
-                    MaskedLM(mask_id=MASK, max_segments=SEGMENTS, rate=0.3, cap_rate=40 / 128), encoder
-                ),
+                pretraining(MaskedLM(mask_id=MASK, max_segments=SEGMENTS, rate=0.3), encoder),
             ),
             (
                 "bert",

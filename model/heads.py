@@ -68,3 +68,16 @@ class Classifier(nn.Module):
             kernel_init=self.config.kernel_init(),
             name="dense",
         )(Dropout(self.dropout)(hidden)).astype(jnp.float32)
+
+
+class Discriminator(nn.Module):
+    """One logit per token, after a layer of the model's width (google-research/electra)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Logits [...] in float32."""
+        config = self.config
+        x = activate(config.activation, _to_width(config, "dense")(hidden))
+        return Classifier(config, classes=1, name="logit")(x)[..., 0]

@@ -30,12 +30,12 @@ class DecoderSpanCorruption(CausalLM):
     Terms and metrics are those of causal language modelling.
 
     Example:
-      The text 7, 8, 9, 10 whose middle is dropped, sentinels from 63 down, the end being 6:
+      The text 7, 8, 9 whose last two tokens are dropped, sentinels from 63 down, the end being 6:
 
       >>> objective = DecoderSpanCorruption(first_sentinel_id=63, sentinels=2, eos_id=6, length=9)
-      >>> tokens, inputs = objective.laid_out(np.array([7, 8, 9, 10]), np.array([False, True, True, False]))
+      >>> tokens, inputs = objective.laid_out(np.array([7, 8, 9]), np.array([False, True, True]))
       >>> tokens.tolist(), inputs
-      ([7, 63, 10, 6, 63, 8, 9, 6], 4)
+      ([7, 63, 6, 63, 8, 9, 6], 3)
 
     Reference:
       Raffel et al., T5, arXiv 1910.10683, sections 3.2.1 (language model and prefix LM shapes) and 3.3.4.

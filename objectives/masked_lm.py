@@ -30,6 +30,7 @@ from objectives.masking import (
 )
 from objectives.randomness import token_bits
 
+BERT_CAP = 20 / 128
 RATES = 32
 """Steps of a schedule of the masking rate: each has exact counts of its own."""
 
@@ -96,9 +97,9 @@ class MaskedLM(Objective):
     """Rate after `rate_examples` examples; None keeps the rate. Held-out rows are numbered from 0 and have about `rate`."""
     rate_examples: int = 0
     """Training examples (steps x batch size) over which the rate goes to its final value."""
-    cap_rate: float = 20 / 128
-    """At most ceil(cap_rate x length of the segment, specials included) are scored. BERT: 20 of 128, 80 of
-    512."""
+    cap_rate: float | None = None
+    """At most ceil(cap_rate x length of the segment, specials included) are scored; None takes BERT's (20 of 128, 80 of
+    512), or the rate where that is larger."""
     mask_share: float = 0.8
     """Share of the scored tokens that is replaced by the mask."""
     random_share: float = 0.1
@@ -113,7 +114,7 @@ class MaskedLM(Objective):
 
     def __post_init__(self) -> None:
         """Refuse shares that cannot be."""
-        if not 0 < self.rate <= 1 or not 0 < self.cap_rate <= 1:
+        if not 0 < self.rate <= 1 or not 0 < self.cap <= 1:
             raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(
@@ -125,14 +126,15 @@ class MaskedLM(Objective):
             )
         if self.final_rate is not None and not 0 < self.final_rate <= 1:
             raise ValueError(f"final_rate {self.final_rate} must lie in (0, 1]")
-        if max(self._rates()) > self.cap_rate:
-            raise ValueError(
-                f"rate {max(self._rates())} exceeds cap_rate {self.cap_rate}, which would decide alone: raise cap_rate"
-            )
         if self.max_segments < 1 or self.fixed_masks < 0:
             raise ValueError(
                 f"max_segments {self.max_segments} must not be below 1, nor fixed_masks {self.fixed_masks} below 0"
             )
+
+    @property
+    def cap(self) -> float:
+        """`cap_rate`, or what stands for None."""
+        return max(BERT_CAP, *self._rates()) if self.cap_rate is None else self.cap_rate
 
     def reads(self) -> tuple[str, ...]:
         """Whole words need to know where words start."""
@@ -273,7 +275,7 @@ class MaskedLM(Objective):
 
     def scored_positions(self, length: int) -> int:
         """P: the most positions that a row of this length can score, whatever is packed in it."""
-        return most_scored(max(self._rates()), self.cap_rate, length, self.max_segments)
+        return most_scored(max(self._rates()), self.cap, length, self.max_segments)
 
     def _rates(self) -> tuple[float, ...]:
         """Every rate that an example can have, in the order of the examples."""
@@ -304,7 +306,7 @@ class MaskedLM(Objective):
             ordinary_BL,
             self._rate_of(batch["example_ids"]),
             rates=np.array(self._rates()),
-            cap_rate=self.cap_rate,
+            cap_rate=self.cap,
             max_segments=self.max_segments,
         )
         columns = self.scored_positions(segment_ids_BL.shape[1])

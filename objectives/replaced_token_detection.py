@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
-from model.heads import Classifier
+from model.heads import Discriminator
 from model.network import BoundNetwork
 from model.tower import Generator, narrowed_config
 from objectives.base import Batch, Corrupted, LossOut, Objective
@@ -48,7 +48,7 @@ class ReplacedTokenDetection(Objective):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> heads = {"generator": lambda x, *_: (x[:, :2], jnp.zeros(8)), "discriminator": lambda x: x[..., :1]}
+      >>> heads = {"generator": lambda x, *_: (x[:, :2], jnp.zeros(8)), "discriminator": lambda x: x[..., 0]}
       >>> uniform = SimpleNamespace(config=SimpleNamespace(vocab_size=8), embedding_VD=jnp.ones((8, 2)),
       ...                           embed=lambda tokens, batch: jnp.zeros((1, 4, 2)),
       ...                           encode=lambda tokens, batch: jnp.zeros((1, 4, 2)),
@@ -73,8 +73,8 @@ class ReplacedTokenDetection(Objective):
     """Attention heads of the generator, whose widths are in proportion; ELECTRA: a quarter to a half of the backbone's."""
     rate: float = 0.15
     """Share of a segment's ordinary tokens that is masked."""
-    cap_rate: float = 20 / 128
-    """At most ceil(cap_rate x length of the segment) are masked."""
+    cap_rate: float | None = None
+    """At most ceil(cap_rate x length of the segment) are masked; None as in `MaskedLM`."""
     discriminator_weight: float = 50.0
     """Factor of the discriminator's loss (lambda)."""
     first_ordinary_id: int = 7
@@ -105,7 +105,7 @@ class ReplacedTokenDetection(Objective):
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """The generator, and one logit per token."""
         generator = Generator(config, heads=self.generator_heads)
-        return (("generator", generator), ("discriminator", Classifier(config, classes=1)))
+        return (("generator", generator), ("discriminator", Discriminator(config)))
 
     def coefficients(self) -> dict[str, float]:
         """Both losses."""
@@ -147,7 +147,7 @@ class ReplacedTokenDetection(Objective):
         rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
         where_BP = jnp.where(weights_BP > 0, positions_BP, length)
         filled_BL = tokens_BL.at[rows_B1, where_BP].set(sampled_BP.astype(tokens_BL.dtype), mode="drop")
-        logits_BL = network.head("discriminator", network.encode(filled_BL, batch))[..., 0]
+        logits_BL = network.head("discriminator", network.encode(filled_BL, batch))
         replaced_BL, real_BL = filled_BL != tokens_BL, (batch["segment_ids"] > 0).astype(jnp.float32)
         nll_BL = jax.nn.softplus(jnp.where(replaced_BL, -logits_BL, logits_BL))
         right_BL = (logits_BL > 0) == replaced_BL

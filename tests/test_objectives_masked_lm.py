@@ -70,7 +70,7 @@ def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
 def test_bert_scores_at_most_20_of_128_and_80_of_512():
     for length, cap in ((128, 20), (512, 80)):
         batch = _batch([(length,)], length, specials=False)
-        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4), batch).sum() == cap
+        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
 
 
 @pytest.mark.parametrize(("length", "segments"), [(128, 1), (128, 8), (40, 5), (20, 30), (64, 64)])
@@ -274,9 +274,15 @@ def test_a_schedule_has_exact_counts_at_every_rate():
         ({"final_rate": 0.1}, "are a schedule together"),
         ({"rate_examples": 10}, "are a schedule together"),
         ({"final_rate": 1.5, "rate_examples": 10}, "must lie in"),
-        ({"rate": 0.3}, "exceeds cap_rate"),
+        ({"rate": 0.0}, "must lie in"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         MaskedLM(**(dict(mask_id=4, max_segments=1) | changes))
+
+
+def test_a_higher_rate_raises_the_cap_that_was_not_chosen():
+    assert MaskedLM(mask_id=4, max_segments=1).cap == 20 / 128
+    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3).cap == 0.3
+    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3, cap_rate=0.2).cap == 0.2

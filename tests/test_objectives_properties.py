@@ -209,7 +209,7 @@ class NegativesFromTheSameDocument(NextSentence):
 class NegativesFromItself(BertNextSentence):
     def draw_pair(self, docs, first, tokens, rng):
         a, b, label = super().draw_pair(docs, first, tokens, rng)
-        return a, (a if label else b), label
+        return a, (a[: len(b)] if label else b), label
 
 
 class LoadedCoin(NextSentence):

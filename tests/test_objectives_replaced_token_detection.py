@@ -7,11 +7,11 @@ import pytest
 
 from model.tower import narrowed_config
 from objectives.examples import small_batch, small_config
-from objectives.measuring import chi_square_p, fresh, network_of
+from objectives.measuring import chi_square_p, fresh, network_of, on_device
 from objectives.replaced_token_detection import ReplacedTokenDetection, example, sample
 
 OBJECTIVE = example()
-CONFIG, BATCH = small_config(OBJECTIVE), small_batch(OBJECTIVE)
+CONFIG, BATCH = small_config(OBJECTIVE), on_device(small_batch(OBJECTIVE))
 
 
 def test_samples_follow_the_softmax():
