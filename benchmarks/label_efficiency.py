@@ -125,30 +125,27 @@ def first_reaching(
     return next(((step, seconds) for step, seconds, value in curve if value >= target), (None, None))
 
 
-class _Counter:
+class Counter:
     """One bar over all runs of the study, with the time that is left."""
 
     def __init__(self, total: int):
         self.bar = tqdm(total=total, desc="study", unit="run", mininterval=5, position=1, dynamic_ncols=True)
 
     def done(self) -> None:
+        """One run more."""
         self.bar.update(1)
         self.bar.refresh()
 
 
 def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     """Everything; returns the rows of results.json."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    _claim(study, workdir)
-    # Equal programs of different runs are compiled once; also across a restart.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    claim(study, workdir)
     result = pretrain(study.pretrain, workdir / "pretrain")
     if result.preempted:
         raise Preempted(STOPPED.format(workdir / "pretrain", result.step))
     source = open_run(str(workdir / "pretrain"))
     cells = sum(len(t.optimizers) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
-    counter = _Counter(cells)
+    counter = Counter(cells)
     rows: list[dict[str, Any]] = []
     for task in study.tasks:
         for labels, steps in zip(study.labels, study.steps, strict=True):
@@ -158,8 +155,12 @@ def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _claim(study: Study, workdir: Path) -> None:
-    """A study's folder belongs to one study."""
+def claim(study: Any, workdir: Path) -> None:
+    """A study's folder belongs to one study, and keeps its compiled programs."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    # Equal programs of different runs are compiled once; also across a restart.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     file, encoded = workdir / "study.json", encode(study)
     if file.exists():
         lines = differences(read_json(file), encoded)
@@ -171,26 +172,39 @@ def _claim(study: Study, workdir: Path) -> None:
         write_json(file, encoded)
 
 
+def tuned_runs(
+    task: Task,
+    arm: str,
+    labels: int,
+    steps: int,
+    seeds: Sequence[int],
+    workdir: Path,
+    source: Source,
+    counter: Counter,
+) -> list[tuple[Cell, Outcome]]:
+    """One arm: every optimizer on the first seed, and the one with the best eval score on the others."""
+    tried = []
+    for optimizer in task.optimizers:
+        cell = Cell(task=task, arm=arm, labels=labels, steps=steps, optimizer=optimizer, seed=seeds[0])
+        tried.append((cell, run_cell(cell, workdir, source)))
+        counter.done()
+    best, outcome = max(tried, key=lambda pair: pair[1].eval_score)
+    runs = [(best, outcome)]
+    for seed in seeds[1:]:
+        cell = dataclasses.replace(best, seed=seed)
+        runs.append((cell, run_cell(cell, workdir, source)))
+        counter.done()
+    return runs
+
+
 def _compare(
-    study: Study, task: Task, labels: int, steps: int, workdir: Path, source: Source, counter: _Counter
+    study: Study, task: Task, labels: int, steps: int, workdir: Path, source: Source, counter: Counter
 ) -> Iterator[dict[str, Any]]:
     """Both arms at one number of labels: tune on the first seed, then run the others."""
-    chosen: dict[str, list[tuple[Cell, Outcome]]] = {}
-    for arm in ("scratch", "pretrained"):
-        tried = []
-        for optimizer in task.optimizers:
-            cell = Cell(
-                task=task, arm=arm, labels=labels, steps=steps, optimizer=optimizer, seed=study.seeds[0]
-            )
-            tried.append((cell, run_cell(cell, workdir, source)))
-            counter.done()
-        best, outcome = max(tried, key=lambda pair: pair[1].eval_score)
-        runs = [(best, outcome)]
-        for seed in study.seeds[1:]:
-            cell = dataclasses.replace(best, seed=seed)
-            runs.append((cell, run_cell(cell, workdir, source)))
-            counter.done()
-        chosen[arm] = runs
+    chosen = {
+        arm: tuned_runs(task, arm, labels, steps, study.seeds, workdir, source, counter)
+        for arm in ("scratch", "pretrained")
+    }
     for arm, runs in chosen.items():
         for (cell, outcome), (_, scratch) in zip(runs, chosen["scratch"], strict=True):
             step, seconds = first_reaching(outcome.curve, scratch.eval_score)

@@ -1,4 +1,4 @@
-"""What a label-efficiency study is: typed values that an experiment file gives. Runs nothing."""
+"""What a study or a comparison is: typed values that an experiment file gives. Runs nothing."""
 
 import dataclasses
 
@@ -41,3 +41,24 @@ class Study:
     def __post_init__(self) -> None:
         if len(self.steps) != len(self.labels):
             raise ValueError(f"steps has {len(self.steps)} entries but labels has {len(self.labels)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Several pretraining runs of one budget, fine-tuned alike."""
+
+    pretraining: tuple[tuple[str, Experiment], ...]
+    """(name, experiment); all must read equally many tokens with equally deep and wide encoders."""
+    tasks: tuple[Task, ...]
+    labels: int = 1024
+    steps: int = 240
+    """Fine-tuning steps."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        budgets = {
+            name: (one.steps * one.batch_size * one.data.length, one.model.layers, one.model.width)
+            for name, one in self.pretraining
+        }
+        if len(set(budgets.values())) > 1:
+            raise ValueError(f"budgets differ in (tokens, layers, width): {budgets}")

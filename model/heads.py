@@ -11,9 +11,9 @@ from model.config import TransformerConfig
 from model.layers import Dense, Dropout, Norm, activate, parameter
 
 
-def _square(config: TransformerConfig, name: str) -> Dense:
+def _to_width(config: TransformerConfig, name: str, reads: int | None = None) -> Dense:
     return Dense(
-        shape=(config.width, config.width),
+        shape=(reads or config.width, config.width),
         axes=("embed", None),  # one name may appear once: both axes are model width
         bias=True,
         dtype=config.compute_dtype,
@@ -26,12 +26,14 @@ class MaskedLMHead(nn.Module):
     """BERT's transform before the tied unembedding, and the bias after it (google-research/bert)."""
 
     config: TransformerConfig
+    reads: int | None = None
+    """Width of the states it is given; None is the model's."""
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(transformed [..., D], bias [V] in float32); logits are transformed @ table.T + bias."""
         config = self.config
-        x = activate(config.activation, _square(config, "dense")(hidden))
+        x = activate(config.activation, _to_width(config, "dense", self.reads)(hidden))
         bias_V = parameter(self, "bias", nn.initializers.zeros, ("vocab",), (config.vocab_size,))
         return Norm(config, name="norm")(x), bias_V
 
@@ -44,7 +46,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Pooled states [..., D]."""
-        return jnp.tanh(_square(self.config, "dense")(hidden))
+        return jnp.tanh(_to_width(self.config, "dense")(hidden))
 
 
 class Classifier(nn.Module):
@@ -66,3 +68,16 @@ class Classifier(nn.Module):
             kernel_init=self.config.kernel_init(),
             name="dense",
         )(Dropout(self.dropout)(hidden)).astype(jnp.float32)
+
+
+class Discriminator(nn.Module):
+    """One logit per token, after a layer of the model's width (google-research/electra)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Logits [...] in float32."""
+        config = self.config
+        x = activate(config.activation, _to_width(config, "dense")(hidden))
+        return Classifier(config, classes=1, name="logit")(x)[..., 0]

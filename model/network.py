@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
-from model.layers import trailing
+from model.layers import Embed, trailing
 
 Params = dict[str, Any]
 Batch = Mapping[str, jax.Array]
@@ -110,6 +110,14 @@ class BoundNetwork:
         return BoundNetwork(
             self.network, self.params, jax.random.fold_in(self.dropout_rng, index), self.companion
         )
+
+    def embed(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+        """The sums of the token, position and type tables [B, L, D], from which the backbone starts."""
+        table = Embed(self.config)
+        type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
+        params = self.params["backbone"]["embed"]
+        x_BLD = table.apply({"params": params}, tokens_BL, batch["positions"], type_ids_BL)
+        return cast(jax.Array, x_BLD)
 
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says.

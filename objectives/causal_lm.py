@@ -105,12 +105,13 @@ class CausalLM(Objective):
         return LossOut({"nll": (out.loss_sum, weight_sum)}, metrics)
 
 
-def successors(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Each token's successor int32 [B, L], and float32 [B, L] whether it has one in its segment."""
+def successors(batch: Batch, distance: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Each token's successor at that distance int32 [B, L], and float32 [B, L] whether it has one in its segment."""
     segment_ids_BL = batch["segment_ids"]
-    # Length stays L (a power of two, mostly): the last column has a successor in no segment.
-    next_segment_BL = jnp.pad(segment_ids_BL[:, 1:], ((0, 0), (0, 1)))
-    targets_BL = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+    # Length stays L (a power of two, mostly): the last columns have a successor in no segment.
+    next_segment_BL, targets_BL = (
+        jnp.pad(x_BL[:, distance:], ((0, 0), (0, distance))) for x_BL in (segment_ids_BL, batch["tokens"])
+    )
     return targets_BL, ((segment_ids_BL == next_segment_BL) & (segment_ids_BL > 0)).astype(jnp.float32)
 
 

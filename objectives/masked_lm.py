@@ -30,6 +30,10 @@ from objectives.masking import (
 )
 from objectives.randomness import token_bits
 
+BERT_CAP = 20 / 128
+RATES = 32
+"""Steps of a schedule of the masking rate: each has exact counts of its own."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Objective):
@@ -41,7 +45,8 @@ class MaskedLM(Objective):
 
     per segment s with n_s ordinary tokens (ids from first_ordinary_id up), M_s drawn uniformly without
     replacement; a segment with no ordinary token has none. With unit "word" whole words are drawn, with "span"
-    runs of words, and M_s is filled as far as whole words fit (`objectives.masking`). Of the scored tokens 80%
+    runs of words, and M_s is filled as far as whole words fit (`objectives.masking`). The rate may go from `rate`
+    to `final_rate` in `RATES` equal steps over the first `rate_examples` examples. Of the scored tokens 80%
     are replaced by the mask, 10% by a uniform ordinary token, 10% are kept. h is the head's transform of the
     hidden state, E the tied token table. Masking is drawn from the step and the identity of each token
     (`objectives.randomness`), or from the latter alone (`fixed_masks`).
@@ -76,7 +81,8 @@ class MaskedLM(Objective):
     Reference:
       Devlin et al., BERT, arXiv 1810.04805, section 3.1 and appendix A.1; Liu et al., RoBERTa, arXiv
       1907.11692, section 4.1 (dynamic masking); whole words: google-research/bert, 2019;
-      spans: Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1 (without its boundary objective).
+      spans: Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1 (without its boundary objective);
+      schedule: Ankner et al., arXiv 2305.15096.
     """
 
     mask_id: int
@@ -87,9 +93,13 @@ class MaskedLM(Objective):
     """What is scored together: single tokens, whole words, or spans of whole words whose tokens share one fate."""
     rate: float = 0.15
     """Share of a segment's ordinary tokens that is scored."""
-    cap_rate: float = 20 / 128
-    """At most ceil(cap_rate x length of the segment, specials included) are scored. BERT: 20 of 128, 80 of
-    512."""
+    final_rate: float | None = None
+    """Rate after `rate_examples` examples; None keeps the rate. Held-out rows are numbered from 0 and have about `rate`."""
+    rate_examples: int = 0
+    """Training examples (steps x batch size) over which the rate goes to its final value."""
+    cap_rate: float | None = None
+    """At most ceil(cap_rate x length of the segment, specials included) are scored; None takes BERT's (20 of 128, 80 of
+    512), or the rate where that is larger."""
     mask_share: float = 0.8
     """Share of the scored tokens that is replaced by the mask."""
     random_share: float = 0.1
@@ -104,16 +114,27 @@ class MaskedLM(Objective):
 
     def __post_init__(self) -> None:
         """Refuse shares that cannot be."""
-        if not 0 < self.rate <= 1 or not 0 < self.cap_rate <= 1:
+        if not 0 < self.rate <= 1 or not 0 < self.cap <= 1:
             raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(
                 f"mask_share {self.mask_share} and random_share {self.random_share} must not exceed 1 in sum"
             )
+        if (self.final_rate is None) != (self.rate_examples == 0) or self.rate_examples < 0:
+            raise ValueError(
+                f"final_rate {self.final_rate} and rate_examples {self.rate_examples} are a schedule together or nothing"
+            )
+        if self.final_rate is not None and not 0 < self.final_rate <= 1:
+            raise ValueError(f"final_rate {self.final_rate} must lie in (0, 1]")
         if self.max_segments < 1 or self.fixed_masks < 0:
             raise ValueError(
                 f"max_segments {self.max_segments} must not be below 1, nor fixed_masks {self.fixed_masks} below 0"
             )
+
+    @property
+    def cap(self) -> float:
+        """`cap_rate`, or what stands for None."""
+        return max(BERT_CAP, *self._rates()) if self.cap_rate is None else self.cap_rate
 
     def reads(self) -> tuple[str, ...]:
         """Whole words need to know where words start."""
@@ -254,7 +275,22 @@ class MaskedLM(Objective):
 
     def scored_positions(self, length: int) -> int:
         """P: the most positions that a row of this length can score, whatever is packed in it."""
-        return most_scored(self.rate, self.cap_rate, length, self.max_segments)
+        return most_scored(max(self._rates()), self.cap, length, self.max_segments)
+
+    def _rates(self) -> tuple[float, ...]:
+        """Every rate that an example can have, in the order of the examples."""
+        if self.final_rate is None:
+            return (self.rate,)
+        share_K = np.arange(RATES + 1) / RATES
+        return tuple(float(x) for x in self.rate + share_K * (self.final_rate - self.rate))
+
+    def _rate_of(self, example_ids_B: jax.Array) -> jax.Array:
+        """Which of the rates each row has, int32 [B]."""
+        if self.final_rate is None:
+            return jnp.zeros_like(example_ids_B)
+        # Thresholds, because a product with the example's number would exceed 32 bits.
+        starts_K = np.array([-(-self.rate_examples * k // RATES) for k in range(1, RATES + 1)], np.int32)
+        return jnp.sum(example_ids_B[:, None] >= jnp.asarray(starts_K)[None], axis=1, dtype=jnp.int32)
 
     def _ordinary(self, batch: Batch) -> jax.Array:
         """Bool [B, L]: what may be scored."""
@@ -268,8 +304,9 @@ class MaskedLM(Objective):
         counts_BG = scored_counts(
             segment_ids_BL,
             ordinary_BL,
-            rate=self.rate,
-            cap_rate=self.cap_rate,
+            self._rate_of(batch["example_ids"]),
+            rates=np.array(self._rates()),
+            cap_rate=self.cap,
             max_segments=self.max_segments,
         )
         columns = self.scored_positions(segment_ids_BL.shape[1])

@@ -23,14 +23,21 @@ Spans = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def scored_counts(
-    segment_ids_BL: jax.Array, ordinary_BL: jax.Array, *, rate: float, cap_rate: float, max_segments: int
+    segment_ids_BL: jax.Array,
+    ordinary_BL: jax.Array,
+    rate_B: jax.Array,
+    *,
+    rates: np.ndarray,
+    cap_rate: float,
+    max_segments: int,
 ) -> jax.Array:
-    """Tokens to score of each segment, int32 [B, G]."""
+    """Tokens to score of each segment, int32 [B, G]; rate_B says which of the rates each row has, int32 [B]."""
     member_BLG = membership(segment_ids_BL, max_segments)
     lengths_BG = jnp.sum(member_BLG, axis=1)
     ordinary_BG = jnp.sum(member_BLG & ordinary_BL[..., None], axis=1)
-    wanted, cap = count_tables(rate, cap_rate, segment_ids_BL.shape[1])
-    return jnp.minimum(jnp.asarray(wanted)[ordinary_BG], jnp.asarray(cap)[lengths_BG])
+    tables = [count_tables(float(rate), cap_rate, segment_ids_BL.shape[1]) for rate in rates]
+    wanted = jnp.asarray(np.stack([wanted for wanted, _ in tables]))
+    return jnp.minimum(wanted[rate_B[:, None], ordinary_BG], jnp.asarray(tables[0][1])[lengths_BG])
 
 
 def choose_tokens(

@@ -5,6 +5,7 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -117,10 +118,25 @@ def inner_tokens(batch: HostBatch) -> list[tuple[int, int]]:
     return [(int(row), int(at)) for row, at in np.argwhere(fits)]
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def encode(network: Network, params: Params, batch: Batch) -> jax.Array:
-    """Hidden states [B, L, D] of the batch's own tokens."""
-    return network.bind(params).encode(batch["tokens"], batch)
+class Recorder(BoundNetwork):
+    """Keeps what it encodes."""
+
+    def __init__(self, bound: BoundNetwork):
+        super().__init__(bound.network, bound.params)
+        self.states_BLD: list[jax.Array] = []
+
+    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+        """Hidden states [B, L, D], kept."""
+        self.states_BLD.append(super().encode(tokens_BL, batch))
+        return self.states_BLD[-1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def read_states(objective: Objective, network: Network, params: Params, batch: Batch) -> jax.Array:
+    """The hidden states [B, L, D] from which the objective scores this batch: of its first encode."""
+    recorder = Recorder(network.bind(params))
+    objective(recorder, batch, step_key())
+    return recorder.states_BLD[0]
 
 
 class Watched(BoundNetwork):
@@ -176,6 +192,25 @@ def chi_square_p(observed: np.ndarray, expected: np.ndarray) -> float:
     freedom = max(1, int(used.sum()) - 1)
     spread = 2 / (9 * freedom)
     return 0.5 * math.erfc(((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(2 * spread))
+
+
+def least_likely(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, str]:
+    """(-log10 of the smallest p-value, its limit, the claim with its furthest count in standard deviations)."""
+    worst, detail = -1.0, ""
+    for claim, (observed, expected) in counts.items():
+        observed, expected = np.asarray(observed, float), np.asarray(expected, float)
+        surprise = float(-np.log10(max(chi_square_p(observed, expected), 1e-300)))
+        if surprise > worst:
+            off = (observed - expected) / np.sqrt(np.maximum(expected, 1.0))
+            at = int(np.argmax(np.abs(off)))
+            worst, detail = (
+                surprise,
+                (
+                    f"{claim}: observed {brief(observed)}, expected {brief(expected)}; count {at} is off by "
+                    f"{off[at]:+.1f} sigmas"
+                ),
+            )
+    return max(worst, 0.0), 6.0, detail
 
 
 def adam(params: Params, grads: Params, moments: Any, step: int, rate: float = 1e-2) -> tuple[Params, Any]:

@@ -5,7 +5,7 @@ file. They must not know any particular objective. Shape suffixes: B rows, L tok
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -21,20 +21,19 @@ from objectives.measuring import (
     adam,
     add,
     at_start,
-    brief,
-    chi_square_p,
     corruption,
     corrupts,
     difference,
-    encode,
     evaluate,
     fresh,
     gradient_norm,
     hidden_gradient,
     inner_tokens,
     keep_segments,
+    least_likely,
     network_of,
     on_device,
+    read_states,
     step_key,
 )
 
@@ -211,38 +210,46 @@ def gradients_are_finite(objective: Objective, config: TransformerConfig, batch:
 
 
 def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
-    """The loss of a token has no gradient at hidden states from it on, and those know no later token.
+    """The loss of a token has no gradient at hidden states from it on, and those before it do not know it.
 
-    The token's own loss is isolated by changing it as a target only: the backbone keeps reading the old
-    tokens.
+    The token's own loss is isolated by changing it as a target only: the backbone keeps reading the old tokens.
     """
     name = "causal loss sees no future"
     if objective.family != "decoder":
         return Verdict(name, "does not apply", detail=f"for decoders, not {objective.family}")
     network = network_of(objective, config)
     params = fresh(network)
-    hidden = encode(network, params, batch)
+    hidden = read_states(objective, network, params, batch)
     unchanged = np.asarray(hidden_gradient(objective, network, params, batch, batch))
+    scored = 0
     for row, at in inner_tokens(batch):
         changed = {**batch, "tokens": batch["tokens"].copy()}
         changed["tokens"][row, at] = 7 + (changed["tokens"][row, at] - 6) % (config.vocab_size - 7)
-        leak = float(np.max(np.abs(hidden - encode(network, params, changed))[row, :at]))
-        if leak > 0:
-            what = f"hidden states before token {at} changed with it: the backbone looks ahead"
-            return _verdict(name, leak, 0.0, what)
         gradient = np.asarray(hidden_gradient(objective, network, params, batch, changed))
         flow_BL = np.abs(gradient - unchanged).max(axis=-1)
         past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
-        if past > 0 or future > 0:
+        if future > 0:
             what = f"gradient at and after token {at}, relative to before it"
             return _verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
-    return Verdict(name, "fails", detail="the loss of no token depends on its past")
+        if past == 0:
+            continue
+        scored += 1
+        states = read_states(objective, network, params, changed)
+        leak = float(np.max(np.abs(hidden - states)[row, :at]))
+        if leak > 0:
+            what = (
+                f"hidden states before token {at}, which is scored, changed with it: the backbone looks ahead"
+            )
+            return _verdict(name, leak, 0.0, what)
+    if not scored:
+        return Verdict(name, "fails", detail="the loss of no token depends on its past")
+    return _verdict(name, 0.0, 0.0, f"{scored} tokens, each isolated")
 
 
 def predictions_are_probabilities(
     objective: Objective, config: TransformerConfig, batch: HostBatch
 ) -> Verdict:
-    """Over all V tokens that could stand last in a segment, exp(-their loss) sums to one.
+    """Over all V tokens that could stand last in a segment, exp(-their loss) sums to one, in every term that scores it.
 
     It does not if the token is read before it is predicted: then each candidate is scored by another distribution.
     The rest of the loss cancels against the same segment without its last token.
@@ -259,18 +266,23 @@ def predictions_are_probabilities(
     network = network_of(objective, config)
     params = fresh(network)
 
-    def loss(candidate: HostBatch) -> float:
+    def sums(candidate: HostBatch) -> dict[str, tuple[float, float]]:
         out, _ = evaluate(objective, network, params, candidate)
-        return sum(f * float(out.terms[k][0]) for k, f in objective.coefficients().items())
+        return {k: (float(loss), float(weight)) for k, (loss, weight) in out.terms.items()}
 
-    rest, total = loss(shorter), 0.0
+    rest, whole = sums(shorter), sums(batch)
+    total = {k: 0.0 for k, (_, weight) in whole.items() if weight > rest[k][1]}
+    if not total:
+        return Verdict(name, "does not apply", detail="no term scores the last token of a segment")
     for token in range(config.vocab_size):
         candidate = {**batch, tokens: batch[tokens].copy()}
         candidate[tokens][row, at] = token
-        total += float(np.exp(rest - loss(candidate)))
-    return _verdict(
-        name, abs(total - 1), 1e-3, f"probabilities of token {at} of row {row} sum to {total:.4f}"
-    )
+        found = sums(candidate)
+        for k in total:
+            total[k] += float(np.exp(rest[k][0] - found[k][0]))
+    term = max(total, key=lambda k: abs(total[k] - 1))
+    detail = f"{term}: probabilities of token {at} of row {row} sum to {total[term]:.4f}"
+    return _verdict(name, abs(total[term] - 1), 1e-3, detail)
 
 
 def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
@@ -283,7 +295,7 @@ def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: 
     if not counts:
         changed = any(np.any(np.asarray(tokens_BL) != batch["tokens"]) for tokens_BL, _ in found)
         return Verdict(name, "fails" if changed else "does not apply", detail="corruption_claims() is empty")
-    return _verdict(name, *_least_likely(counts))
+    return _verdict(name, *least_likely(counts))
 
 
 def makes_examples_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
@@ -303,26 +315,7 @@ def makes_examples_as_claimed(objective: Objective, config: TransformerConfig, b
     counts = objective.example_claims(docs, rows)
     if not counts:
         return Verdict(name, "holds", detail="equal arguments make equal rows; example_claims() is empty")
-    return _verdict(name, *_least_likely(counts))
-
-
-def _least_likely(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, str]:
-    """(-log10 of the smallest p-value, its limit, the claim with its furthest count in standard deviations)."""
-    worst, detail = -1.0, ""
-    for claim, (observed, expected) in counts.items():
-        observed, expected = np.asarray(observed, float), np.asarray(expected, float)
-        surprise = float(-np.log10(max(chi_square_p(observed, expected), 1e-300)))
-        if surprise > worst:
-            off = (observed - expected) / np.sqrt(np.maximum(expected, 1.0))
-            at = int(np.argmax(np.abs(off)))
-            worst, detail = (
-                surprise,
-                (
-                    f"{claim}: observed {brief(observed)}, expected {brief(expected)}; count {at} is off by "
-                    f"{off[at]:+.1f} sigmas"
-                ),
-            )
-    return max(worst, 0.0), 6.0, detail
+    return _verdict(name, *least_likely(counts))
 
 
 def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:

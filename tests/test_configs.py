@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks.study import Study
+from benchmarks.study import Comparison, Study
 from finetune.experiment import FineTune
 from model.network import Network
 from train.build import check_model
@@ -19,14 +19,17 @@ FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_config(file):
     value = load_config(str(file), object)
-    assert isinstance(value, Study | FineTune | Experiment)
+    assert isinstance(value, Study | Comparison | FineTune | Experiment)
     text = file.read_text()
     assert "python -m " in text and "Result:" in text
     if isinstance(value, FineTune):
         assert decode(encode(value)) == value
         return
-    experiment = value.pretrain if isinstance(value, Study) else value
-    assert decode(encode(experiment)) == experiment
-    check_model(experiment.model, experiment.objective, experiment.data.length)
-    network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
-    assert jax.eval_shape(network.init, jax.random.key(0))["backbone"]
+    experiments = [value.pretrain] if isinstance(value, Study) else [value]
+    if isinstance(value, Comparison):
+        experiments = [experiment for _, experiment in value.pretraining]
+    for experiment in experiments:
+        assert decode(encode(experiment)) == experiment
+        check_model(experiment.model, experiment.objective, experiment.data.length)
+        network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+        assert jax.eval_shape(network.init, jax.random.key(0))["backbone"]

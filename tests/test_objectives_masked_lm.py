@@ -70,7 +70,7 @@ def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
 def test_bert_scores_at_most_20_of_128_and_80_of_512():
     for length, cap in ((128, 20), (512, 80)):
         batch = _batch([(length,)], length, specials=False)
-        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4), batch).sum() == cap
+        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
 
 
 @pytest.mark.parametrize(("length", "segments"), [(128, 1), (128, 8), (40, 5), (20, 30), (64, 64)])
@@ -254,3 +254,35 @@ def test_impossible_vocabularies_are_refused_early(fields, message):
 def test_impossible_shares_are_refused():
     with pytest.raises(ValueError, match="must not exceed 1"):
         MaskedLM(mask_id=4, max_segments=1, mask_share=0.9, random_share=0.2)
+
+
+def test_a_schedule_has_exact_counts_at_every_rate():
+    objective = MaskedLM(
+        mask_id=4, max_segments=1, rate=0.3, final_rate=0.15, rate_examples=3200, cap_rate=1.0
+    )
+    batch = _batch([(100,)] * 5, 100)
+    batch["example_ids"] = jnp.array([0, 99, 1600, 3200, 2**31 - 1])
+    scored = _scored(objective, batch).sum(axis=1)
+    ordinary = int(((np.asarray(batch["tokens"])[0] >= 7) & (np.asarray(batch["segment_ids"])[0] > 0)).sum())
+    rates = [0.3, 0.3, 0.225, 0.15, 0.15]  # the first of 32 steps is at example 100
+    np.testing.assert_array_equal(scored, [round(rate * ordinary) for rate in rates])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"final_rate": 0.1}, "are a schedule together"),
+        ({"rate_examples": 10}, "are a schedule together"),
+        ({"final_rate": 1.5, "rate_examples": 10}, "must lie in"),
+        ({"rate": 0.0}, "must lie in"),
+    ],
+)
+def test_schedules_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MaskedLM(**(dict(mask_id=4, max_segments=1) | changes))
+
+
+def test_a_higher_rate_raises_the_cap_that_was_not_chosen():
+    assert MaskedLM(mask_id=4, max_segments=1).cap == 20 / 128
+    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3).cap == 0.3
+    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3, cap_rate=0.2).cap == 0.2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.bert import BertConfig
+from objectives.bert_next_sentence import BertNextSentence
 from objectives.neighbour_words import NeighbourWords
 from objectives.next_sentence import NextSentence
 
@@ -154,3 +155,59 @@ def test_segments_of_a_unit_follow_each_other_in_one_document(pieces):
             assert all(len(s) > 2 and (s[0], s[-1]) == (2, 3) for s in segments[unit : unit + pieces])
             np.testing.assert_array_equal(words, words[0] + np.arange(len(words)))
     assert np.mean(filled) >= 0.97
+
+
+# BERT's own rule.
+
+
+class Texts(Corpus):
+    """Documents of sentences of given lengths, each ended by token 999; all other tokens tell where they are from."""
+
+    def __init__(self, sentences):
+        super().__init__([sum(sizes) for sizes in sentences])
+        for document, sizes in zip(self.documents, sentences, strict=True):
+            document[np.cumsum(sizes) - 1] = 999
+
+
+@pytest.mark.parametrize(
+    ("sentences", "share"),
+    [
+        ([(200,)] * 8, 1.0),  # one sentence a document: nothing can follow
+        ([(5,) * 200] * 8, 0.5 + 0.5 / 200),  # only the last sentence stands alone
+        ([(100, 100)] * 8, 1.0),  # one sentence fills a pair
+        ([(30, 30)] * 4 + [(200,)] * 4, 0.875),
+    ],
+)
+def test_berts_rule_has_its_own_share_of_random_pairs(sentences, share):
+    docs = Texts(sentences)
+    objective = BertNextSentence(
+        cls_id=2,
+        sep_id=3,
+        length=64,
+        max_segments=1,
+        shortest_pair=64,
+        longest_pair=64,
+        sentence_ends=(999,),
+    )
+    assert objective.random_share(docs, 61) == pytest.approx(share)
+    n = 1500
+    labels = [objective.make_example(docs, i, np.random.default_rng([7, i]))["labels"][0] for i in range(n)]
+    assert abs(np.mean(labels) - share) <= 4 * (share * (1 - share) / n) ** 0.5
+
+
+def test_pairs_by_berts_rule_follow_each_other_or_come_from_elsewhere():
+    docs = Texts([tuple(np.random.default_rng(d).integers(5, 40, 12)) for d in range(20)])
+    objective = BertNextSentence(
+        cls_id=2, sep_id=3, length=128, max_segments=4, sentence_ends=(999,), shortest_pair=32
+    )
+    labels = []
+    for a, b, label in _pairs(objective, docs, 200):
+        a, b = (x[x != 999] for x in (a, b))
+        assert len(a) and len(b)
+        if label == 0:
+            # Truncation may take tokens off A's end, so a gap is possible, an overlap is not.
+            assert b[0] // 1000 == a[0] // 1000 and b[0] > a[-1]
+        else:
+            assert b[0] // 1000 != a[0] // 1000
+        labels.append(label)
+    assert 0.5 < np.mean(labels) < 0.7

@@ -12,12 +12,16 @@ import pytest
 
 from objectives import properties
 from objectives.base import Corrupted, LossOut
-from objectives.causal_lm import CausalLM
+from objectives.bert_next_sentence import BertNextSentence
+from objectives.causal_lm import CausalLM, successors
 from objectives.check import main, verdicts
 from objectives.cross_entropy import cross_entropy
 from objectives.examples import example_of, examples, small_batch, small_config
 from objectives.masked_lm import MaskedLM
+from objectives.multi_token import MultiToken
 from objectives.next_sentence import NextSentence
+from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token_detection import ReplacedTokenDetection
 from objectives.segments import label_weights
 from objectives.sentence_order import SentenceOrder
 from objectives.sequence_classification import SequenceClassification
@@ -28,6 +32,9 @@ VARIANTS = {
     **EXAMPLES,
     "masked_lm, words": dataclasses.replace(EXAMPLES["masked_lm"], unit="word"),
     "masked_lm, spans": dataclasses.replace(EXAMPLES["masked_lm"], unit="span"),
+    "masked_lm, rising": dataclasses.replace(
+        EXAMPLES["masked_lm"], final_rate=0.4, cap_rate=0.5, rate_examples=20
+    ),
 }
 
 
@@ -50,6 +57,10 @@ def test_the_walk_finds_them_all():
         "NeighbourWords",
         "SentenceOrder",
         "SpanCorruption",
+        "ReplacedTokenDetection",
+        "MultiToken",
+        "DecoderSpanCorruption",
+        "BertNextSentence",
     } <= kinds
     assert {"SequenceClassification", "TokenClassification"} <= kinds
     assert "bert" in EXAMPLES
@@ -100,6 +111,26 @@ class IgnoresWeights(SequenceClassification):
 class TwentyPercentRandom(MaskedLM):
     def corrupt(self, config, batch, rng):
         return dataclasses.replace(_plain(self), random_share=0.2).corrupt(config, batch, rng)
+
+
+class ScoresItsOwnPrefix(PrefixLM):
+    def score(self, network, hidden_BLD, batch, corrupted):
+        return self.loss(network, hidden_BLD, *successors(batch))
+
+
+class PredictsFromTheTokenItself(MultiToken):
+    def score(self, network, hidden_BLD, batch, corrupted):
+        # Off by one: the block for the token after the next is asked for the next but one before it.
+        shifted_BLD = jnp.pad(hidden_BLD[:, 2:], ((0, 0), (0, 2), (0, 0)))
+        return super().score(network, shifted_BLD, batch, corrupted)
+
+
+class SamplesWhatItMasked(ReplacedTokenDetection):
+    def corrupt(self, config, batch, rng):
+        corrupted = super().corrupt(config, batch, rng)
+        rows = jnp.arange(batch["tokens"].shape[0])[:, None]
+        shown = corrupted.tokens_BL.at[rows, corrupted.plan["positions"]].set(corrupted.plan["targets"])
+        return Corrupted(shown, corrupted.plan)
 
 
 class MasksByRow(MaskedLM):
@@ -175,6 +206,12 @@ class NegativesFromTheSameDocument(NextSentence):
         return super().make_example(OneDocument(), index, rng)
 
 
+class NegativesFromItself(BertNextSentence):
+    def draw_pair(self, docs, first, tokens, rng):
+        a, b, label = super().draw_pair(docs, first, tokens, rng)
+        return a, (a[: len(b)] if label else b), label
+
+
 class LoadedCoin(NextSentence):
     def make_example(self, docs, index, rng):
         rows = [super(LoadedCoin, self).make_example(docs, index, rng) for _ in range(2)]
@@ -242,6 +279,11 @@ MUTANTS = [
     (SentinelsAscend(**_SPANS()), properties.makes_examples_as_claimed),
     (ReadsItsTargets(**_SPANS()), properties.predictions_are_probabilities),
     (SeesItsTarget(), properties.predictions_are_probabilities),
+    (ScoresItsOwnPrefix(), properties.causal_loss_sees_no_future),
+    (PredictsFromTheTokenItself(ahead=2), properties.causal_loss_sees_no_future),
+    (PredictsFromTheTokenItself(ahead=2), properties.predictions_are_probabilities),
+    (SamplesWhatItMasked(**_MASKED(), generator_heads=1), properties.corrupts_as_claimed),
+    (NegativesFromItself(**_PAIRS(), sentence_ends=(9, 19, 29)), properties.makes_examples_as_claimed),
     (NeverSwaps(**_PAIRS()), properties.makes_examples_as_claimed),
     (DrawsFromTheClock(**_PAIRS()), properties.makes_examples_as_claimed),
 ]

@@ -1,0 +1,171 @@
+"""What each objective costs: tokens scored per token read, and FLOPs per scored token, counted from its gradient's jaxpr.
+
+Command:  python -m benchmarks.objective_costs        (prints the table of docs/objectives.md)
+
+All on backbones of one size (4 layers of 256, vocabulary 8,192), rows of 128 tokens, each a text of its own unless the
+objective makes the rows. FLOPs are those of matrix products, forwards and backwards, and belong to the batch as a whole.
+Knows no training. Shape suffixes: B rows, L tokens of a row.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from data.tokenizer import CLS, EOS, MASK, SEP
+from model.config import TransformerConfig
+from model.encoder import EncoderConfig
+from model.llama import LlamaConfig
+from model.network import Network
+from model.platform import compiling_for
+from model.t5 import T5V11Config
+from objectives.base import Objective
+from objectives.bert import bert
+from objectives.causal_lm import CausalLM
+from objectives.decoder_span_corruption import DecoderSpanCorruption
+from objectives.fill_in_the_middle import FillInTheMiddle
+from objectives.masked_lm import MaskedLM
+from objectives.multi_token import MultiToken
+from objectives.neighbour_words import NeighbourWords
+from objectives.next_sentence import NextSentence
+from objectives.prefix_lm import PrefixLM
+from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.sentence_order import SentenceOrder
+from objectives.simcse import SimCSE
+from objectives.span_corruption import SpanCorruption
+from objectives.ul2 import UL2
+from train.flops import count_flops
+
+ROWS, LENGTH, VOCABULARY, TOP = 32, 128, 8192, 8191
+
+
+def backbone(objective: Objective) -> TransformerConfig:
+    """Of the objective's family, all of one depth, width and MLP."""
+    shape = {"vocab_size": VOCABULARY, "layers": 4, "width": 256, "heads": 4, "max_positions": 512}
+    if objective.family == "decoder":
+        return LlamaConfig(mlp_width=768, kv_heads=4, tied=True, rotary_base=1e4, attention="plain", **shape)
+    if objective.family == "encoder_decoder":
+        return T5V11Config(mlp_width=768, head_dim=64, attention="plain", **shape)
+    return EncoderConfig(mlp_width=768, types=2, dropout=0.1, attention="plain", **shape)
+
+
+def objectives() -> Iterator[tuple[str, Objective]]:
+    """(name, objective) of every row of the table."""
+    one, pairs = MaskedLM(mask_id=MASK, max_segments=1), {"length": LENGTH, "max_segments": 1}
+    next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs)
+    spans = {"first_sentinel_id": TOP, "eos_id": EOS, "inputs_length": LENGTH}
+    yield "masked_lm", one
+    yield "masked_lm, rate 0.3", dataclasses.replace(one, rate=0.3)
+    yield "next_sentence", next_sentence
+    yield (
+        "sentence_order",
+        SentenceOrder(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs),
+    )
+    yield "bert", bert(one, next_sentence)
+    yield (
+        "neighbour_words",
+        NeighbourWords(
+            cls_id=CLS,
+            sep_id=SEP,
+            length=LENGTH,
+            max_segments=8,
+            segments_per_document=8,
+            shortest_document=LENGTH,
+            longest_document=LENGTH,
+        ),
+    )
+    yield "replaced_token_detection", ReplacedTokenDetection(mask_id=MASK, max_segments=1, generator_heads=1)
+    yield "simcse", SimCSE(max_segments=1)
+    yield "causal_lm", CausalLM()
+    yield "multi_token, 3 ahead", MultiToken(ahead=3)
+    yield (
+        "fill_in_the_middle",
+        FillInTheMiddle(mark_ids=(TOP, TOP - 1, TOP - 2), eos_id=EOS, length=LENGTH),
+    )
+    yield "prefix_lm", PrefixLM()
+    yield "span_corruption", SpanCorruption(sentinels=100, **spans)
+    yield (
+        "decoder_span_corruption",
+        DecoderSpanCorruption(sentinels=100, first_sentinel_id=TOP, eos_id=EOS, length=LENGTH),
+    )
+    yield "ul2", UL2(sentinels=100, targets_row=LENGTH, mode_ids=(8000, 8001, 8002), **spans)
+
+
+class Texts:
+    """Long texts of random ordinary tokens."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._texts = [rng.integers(7, 7900, 700).astype(np.int32) for _ in range(ROWS)]
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._texts[index]
+
+    def hash(self, index: int) -> int:
+        """All differ."""
+        return index
+
+
+def batch_for(objective: Objective) -> dict[str, np.ndarray]:
+    """Full rows: made by the objective, or the start of each text."""
+    texts = Texts()
+    if objective.make_example is not None:
+        rows = [objective.make_example(texts, i, np.random.default_rng(i)) for i in range(ROWS)]
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    else:
+        tokens_BL = np.stack([texts[i][:LENGTH] for i in range(ROWS)])
+        index_BL = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens_BL.shape)
+        batch = {"tokens": tokens_BL, "segment_ids": np.ones_like(tokens_BL), "positions": index_BL}
+    return {**batch, "example_ids": np.arange(ROWS, dtype=np.int32)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one batch."""
+
+    read: int
+    """Tokens that are not padding, of inputs and targets."""
+    scored: float
+    """Tokens (pairs, segments) of the term that scores most."""
+    flops: int
+
+
+def cost(objective: Objective) -> Cost:
+    """Count one batch."""
+    config, batch = backbone(objective), batch_for(objective)
+    network = Network(config.build(), tuple(objective.heads(config)))
+    params = network.init(jax.random.key(0))
+    factors = objective.coefficients()
+
+    def loss(params: dict[str, object]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        out = objective(network.bind(params), batch, jax.random.key(1))
+        total = sum(factors[k] * value for k, (value, _) in out.terms.items())
+        return total, {k: weight for k, (_, weight) in out.terms.items()}
+
+    weights = jax.jit(lambda: loss(params)[1])()
+    # As an accelerator multiplies: on CPU some sums are written as products.
+    with compiling_for("tpu"):
+        flops = count_flops(lambda p: jax.grad(loss, has_aux=True)(p)[0], params)
+    read = sum(int(np.sum(v > 0)) for k, v in batch.items() if k.endswith("segment_ids"))
+    return Cost(read=read, scored=max(float(w) for w in weights.values()), flops=flops)
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    print("| objective | backbone | scored per token read | MFLOP per token read | MFLOP per scored |")
+    print("|---|---|---|---|---|")
+    for name, objective in objectives():
+        c = cost(objective)
+        family = objective.family.replace("_", "-")
+        figures = f"{c.scored / c.read:.3f} | {c.flops / c.read / 1e6:.1f} | {c.flops / c.scored / 1e6:,.1f}"
+        print(f"| `{name}` | {family} | {figures} |")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

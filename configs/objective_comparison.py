@@ -1,0 +1,90 @@
+"""Which objective pretrains best on 25,000 film reviews? Encoders of 2 layers of 128, 4 M tokens read by each.
+
+Command:  python -m benchmarks.objective_comparison configs/objective_comparison.py --workdir runs/objectives
+Result:   not yet measured.
+
+masked-lm-15 is RoBERTa's way at this size: masks drawn anew, full rows, no next sentences. bert is BERT's: pairs, and
+ten fixed maskings of each. The encoder of span-corruption is a T5's, whose decoder is left behind; electra's generator,
+half as wide, comes on top of its budget, as in its paper.
+"""
+
+from benchmarks.study import Comparison
+from benchmarks.tasks import pos, sentiment
+from data.tokenizer import CLS, EOS, MASK, SEP
+from model.config import TransformerConfig
+from model.encoder import encoder_tiny
+from model.t5 import T5V11Config
+from objectives.base import Objective
+from objectives.bert import bert
+from objectives.masked_lm import MaskedLM
+from objectives.next_sentence import NextSentence
+from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.span_corruption import SpanCorruption
+from train.experiment import Experiment, TextData
+from train.optimizer import Optimizer
+
+LENGTH, SEGMENTS, VOCABULARY, SENTINELS = 128, 4, 8192, 100
+
+
+def pretraining(objective: Objective, model: TransformerConfig) -> Experiment:
+    """The same text, tokens, optimizer and size for all; sentinels are reserved in every vocabulary."""
+    return Experiment(
+        model=model,
+        objective=objective,
+        data=TextData(
+            files=("imdb_reviews_text",),
+            length=LENGTH,
+            max_segments=SEGMENTS,
+            sentinels=SENTINELS,
+            eval_rows=256,
+        ),
+        optimizer=Optimizer(learning_rate=3e-3, weight_decay=0.01, warmup=0.05),
+        steps=2000,
+        batch_size=16,
+        eval_every=1000,
+        save_every=1000,
+    )
+
+
+def config() -> Comparison:
+    """Five objectives, two tasks at 1,024 labels, three seeds."""
+    encoder = encoder_tiny(vocab_size=VOCABULARY, max_positions=LENGTH)
+    masked_lm = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
+    next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=SEGMENTS)
+    t5 = T5V11Config(
+        vocab_size=VOCABULARY,
+        layers=2,
+        width=128,
+        heads=2,
+        head_dim=64,
+        mlp_width=encoder.mlp_width,
+        max_positions=LENGTH,
+        unroll=2,
+    )
+    spans = SpanCorruption(
+        first_sentinel_id=VOCABULARY - 1, sentinels=SENTINELS, eos_id=EOS, inputs_length=LENGTH
+    )
+    return Comparison(
+        pretraining=(
+            ("masked-lm-15", pretraining(masked_lm, encoder)),
+            (
+                "masked-lm-30",
+                pretraining(MaskedLM(mask_id=MASK, max_segments=SEGMENTS, rate=0.3), encoder),
+            ),
+            (
+                "bert",
+                pretraining(
+                    bert(MaskedLM(mask_id=MASK, max_segments=SEGMENTS, fixed_masks=10), next_sentence),
+                    encoder,
+                ),
+            ),
+            (
+                "electra",
+                pretraining(
+                    ReplacedTokenDetection(mask_id=MASK, max_segments=SEGMENTS, generator_heads=1), encoder
+                ),
+            ),
+            ("span-corruption", pretraining(spans, t5)),
+        ),
+        tasks=(pos(), sentiment()),
+    )

@@ -1,0 +1,154 @@
+"""Span corruption for decoders: inputs and targets in one row, loss on the targets. Knows no tokenizer, loop or mesh.
+
+Shape suffixes: B rows, L tokens of a row, D model width.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, Documents, LossOut, Row
+from objectives.causal_lm import CausalLM, successors
+from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
+from objectives.spans import Noise, replace_spans, restore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderSpanCorruption(CausalLM):
+    r"""Read a text in which spans are replaced by sentinels, then write out the spans, in one causal row.
+
+    .. math:: \sum_{t} -\log \mathrm{softmax}(E\, h_{t-1})_{y_t}
+
+    over the target tokens y_t; each segment is inputs, end, targets, end. Counts, spans and sentinels are those of
+    `SpanCorruption`. Inputs are seen by their whole segment (the batch's `prefix`), unless `causal_inputs`.
+
+    Terms and metrics are those of causal language modelling.
+
+    Example:
+      The text 7, 8, 9 whose last two tokens are dropped, sentinels from 63 down, the end being 6:
+
+      >>> objective = DecoderSpanCorruption(first_sentinel_id=63, sentinels=2, eos_id=6, length=9)
+      >>> tokens, inputs = objective.laid_out(np.array([7, 8, 9]), np.array([False, True, True]))
+      >>> tokens.tolist(), inputs
+      ([7, 63, 6, 63, 8, 9, 6], 3)
+
+    Reference:
+      Raffel et al., T5, arXiv 1910.10683, sections 3.2.1 (language model and prefix LM shapes) and 3.3.4.
+    """
+
+    first_sentinel_id: int
+    """Id of the first sentinel; the next ones are one less each."""
+    eos_id: int
+    """Id of the token that ends inputs and targets."""
+    length: int
+    """Tokens of a row (L)."""
+    sentinels: int = 100
+    """How many there are; a stretch must not have more spans."""
+    noise: Noise = Noise()
+    """How much is dropped."""
+    causal_inputs: bool = False
+    """Whether inputs too see only what stands before them."""
+
+    def __post_init__(self) -> None:
+        """Refuse rows that hold no text, and sentinels that mean two things."""
+        super().__post_init__()
+        if self._fit(self.length) < 2:
+            raise ValueError(f"length {self.length} cannot hold two tokens, two sentinels and two ends")
+        if self.first_sentinel_id - self.sentinels < self.eos_id:
+            raise ValueError(
+                f"{self.sentinels} sentinels down from {self.first_sentinel_id} would reach eos_id {self.eos_id}"
+            )
+
+    def reserved_ids(self) -> range:
+        """The sentinels."""
+        return range(self.first_sentinel_id - self.sentinels + 1, self.first_sentinel_id + 1)
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """Rows are made here, so the lengths must agree; sentinels must be in the vocabulary."""
+        super().check(config, length)
+        self.refuse_other_length(length, self.length)
+        if self.first_sentinel_id >= config.vocab_size:
+            raise ValueError(
+                f"first_sentinel_id {self.first_sentinel_id} is outside the vocabulary of {config.vocab_size}"
+            )
+
+    def check_documents(self, docs: Documents) -> None:
+        """Something must be kept and something dropped."""
+        check_some_to_cut(docs, "span corruption")
+
+    def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
+        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
+        builder, prefix_L = RowBuilder(self.length), np.zeros(self.length, bool)
+        first = index % len(docs)
+        while (room := self._fit(builder.remaining)) >= 2:
+            text = draw_stretch(docs, first, room, rng)
+            tokens, inputs = self.laid_out(text, self.noise.draw(len(text), rng))
+            start = builder.add(tokens).start
+            prefix_L[start : start + inputs] = True
+            first = int(rng.integers(len(docs)))
+        return {**builder.row, "prefix": prefix_L}
+
+    def laid_out(self, text: np.ndarray, dropped: np.ndarray) -> tuple[np.ndarray, int]:
+        """(tokens of a segment, how many of them are inputs with their end)."""
+        kept = np.append(replace_spans(text, dropped, self.first_sentinel_id), self.eos_id)
+        targets = np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id)
+        return np.concatenate([kept, targets]).astype(np.int32), len(kept)
+
+    def _fit(self, room: int) -> int:
+        """The longest text whose inputs and targets fit into so many tokens; below 2 where none does."""
+        longest = room
+        while longest >= 2 and (
+            sum(self.noise.lengths(longest)) > room or self.noise.counts(longest)[1] > self.sentinels
+        ):
+            longest -= 1
+        return longest
+
+    def example_claims(
+        self, docs: Documents, rows: Sequence[Row]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
+        stretches, lost, miscounted = 0, 0, 0
+        descending = self.reserved_ids()[::-1]
+        for inputs, targets in (pair for row in rows for pair in _stretches(row)):
+            stretches += 1
+            try:
+                text = restore(inputs[:-1], targets[:-1], descending)
+            except ValueError:
+                lost += 1
+                continue
+            lost += not is_of_a_document(docs, text)
+            miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
+        return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy of the successors that are targets."""
+        targets_BL, weights_BL = successors(batch)
+        is_input_BL = jnp.pad(batch["prefix"][:, 1:], ((0, 0), (0, 1)))
+        return self.loss(network, hidden_BLD, targets_BL, weights_BL * ~is_input_BL)
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """Encode with the inputs in sight of all, or not."""
+        layout = {k: v for k, v in batch.items() if k != "prefix"} if self.causal_inputs else batch
+        corrupted = self.corrupt(network.config, batch, rng)
+        hidden_BLD = network.encode(corrupted.tokens_BL, layout)
+        return self.score(network, hidden_BLD, batch, corrupted)
+
+
+def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(inputs, targets) of every stretch of a row."""
+    for segment in range(1, int(row["segment_ids"].max()) + 1):
+        here = row["segment_ids"] == segment
+        tokens, is_input = row["tokens"][here], row["prefix"][here]
+        yield tokens[is_input], tokens[~is_input]
+
+
+def example() -> DecoderSpanCorruption:
+    """For the property suite: the top ids of 64 are sentinels."""
+    return DecoderSpanCorruption(first_sentinel_id=63, sentinels=7, eos_id=6, length=40)

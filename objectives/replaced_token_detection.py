@@ -1,0 +1,209 @@
+"""Replaced token detection (ELECTRA): a generator fills masks, the backbone says which tokens it filled in.
+
+Knows no data source, loop or mesh. Shape suffixes: B rows, L tokens of a row, P masked positions of a row, D model width,
+V vocabulary.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.config import TransformerConfig
+from model.heads import Discriminator
+from model.network import BoundNetwork
+from model.tower import Generator, narrowed_config
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.cross_entropy import cross_entropy
+from objectives.masked_lm import MaskedLM
+from objectives.randomness import token_bits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplacedTokenDetection(Objective):
+    r"""Tell for every token whether it is the original or was put there by a small masked language model.
+
+    .. math:: \sum_{i \in M} -\log p_G(x_i \mid x^{masked})
+              + \lambda \sum_{i} -\log \sigma\bigl(s_i\, (w^\top h_i + c)\bigr), \qquad
+              s_i = +1 \text{ if } \tilde x_i \neq x_i \text{ else } -1
+
+    The generator G, a head of its own on the backbone's embeddings, sees the masked row and is trained as a masked
+    language model. The backbone reads the row in which every masked token is replaced by a sample of G, drawn as belongs
+    to the token (`objectives.randomness`). A sample that happens to be right counts as original. No gradient flows
+    through the sample. The generator is left behind at the hand-off, as all heads are.
+
+    Terms:
+      generator: nats, weighted by masked tokens.
+      discriminator: nats, weighted by all tokens that are not padding; its factor is `discriminator_weight`.
+
+    Metrics:
+      generator_accuracy: share of masked tokens whose largest logit is right.
+      accuracy: share of tokens judged rightly.
+      recall: share of masked tokens that were replaced and found out (at most 1 - the share that G samples rightly).
+
+    Example:
+      Four tokens, two of them masked, all logits equal: 2 ln 8 over weight 2 and 4 ln 2 = 2.7726 over weight 4.
+
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> heads = {"generator": lambda x, *_: (x[:, :2], jnp.zeros(8)), "discriminator": lambda x: x[..., 0]}
+      >>> uniform = SimpleNamespace(config=SimpleNamespace(vocab_size=8), embedding_VD=jnp.ones((8, 2)),
+      ...                           embed=lambda tokens, batch: jnp.zeros((1, 4, 2)),
+      ...                           encode=lambda tokens, batch: jnp.zeros((1, 4, 2)),
+      ...                           head=lambda name, *args: heads[name](*args))
+      >>> batch = {"tokens": jnp.full((1, 4), 7), "segment_ids": jnp.ones((1, 4), jnp.int32),
+      ...          "positions": jnp.arange(4)[None], "example_ids": jnp.array([0])}
+      >>> objective = ReplacedTokenDetection(mask_id=4, max_segments=1, generator_heads=1, rate=0.5, cap_rate=0.5)
+      >>> terms = objective(uniform, batch, jax.random.key(0)).terms
+      >>> [(name, round(float(loss), 4), float(weight)) for name, (loss, weight) in terms.items()]
+      [('generator', 4.1589, 2.0), ('discriminator', 2.7726, 4.0)]
+
+    Reference:
+      Clark et al., ELECTRA, arXiv 2003.10555, section 2 and 3.2 (weight-tied embeddings, a generator of a quarter of the
+      width); google-research/electra for the weight 50 and the generator's transform.
+    """
+
+    mask_id: int
+    """Id of the mask token."""
+    max_segments: int
+    """Most packed segments in one row; the data must be packed with the same limit."""
+    generator_heads: int
+    """Attention heads of the generator, whose widths are in proportion; ELECTRA: a quarter to a half of the backbone's."""
+    rate: float = 0.15
+    """Share of a segment's ordinary tokens that is masked."""
+    cap_rate: float | None = None
+    """At most ceil(cap_rate x length of the segment) are masked; None as in `MaskedLM`."""
+    discriminator_weight: float = 50.0
+    """Factor of the discriminator's loss (lambda)."""
+    first_ordinary_id: int = 7
+    """Ids below are special: never masked."""
+
+    def __post_init__(self) -> None:
+        """Refuse what the masking refuses, and weights that teach nothing."""
+        self.masking()
+        if self.discriminator_weight <= 0:
+            raise ValueError(f"discriminator_weight {self.discriminator_weight} must be positive")
+
+    def masking(self) -> MaskedLM:
+        """The masked language model that the generator is: every scored token is replaced by the mask."""
+        return MaskedLM(
+            mask_id=self.mask_id,
+            max_segments=self.max_segments,
+            rate=self.rate,
+            cap_rate=self.cap_rate,
+            mask_share=1.0,
+            random_share=0.0,
+            first_ordinary_id=self.first_ordinary_id,
+        )
+
+    def segment_limit(self) -> int | None:
+        """As many as it was made for."""
+        return self.max_segments
+
+    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """The generator, and one logit per token."""
+        generator = Generator(config, heads=self.generator_heads)
+        return (("generator", generator), ("discriminator", Discriminator(config)))
+
+    def coefficients(self) -> dict[str, float]:
+        """Both losses."""
+        return {"generator": 1.0, "discriminator": self.discriminator_weight}
+
+    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+        """Uniform over the vocabulary, and a fair coin."""
+        return {"generator": math.log(config.vocab_size), "discriminator": math.log(2)}
+
+    def check(self, config: TransformerConfig, length: int) -> None:
+        """What masked LM checks, and that the generator can be as narrow as asked."""
+        self.masking().check(config, length)
+        narrowed_config(config, self.generator_heads)
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """What the generator reads; the plan is that of masked LM."""
+        return self.masking().corrupt(config, batch, rng)
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Those of masked LM."""
+        return self.masking().corruption_claims(config, batch, corrupted)
+
+    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
+        """Mask, generate, replace, discriminate."""
+        masked = self.corrupt(network.config, batch, rng)
+        positions_BP, targets_BP, weights_BP = (masked.plan[k] for k in ("positions", "targets", "weights"))
+        embedded_BLD = network.embed(masked.tokens_BL, batch)
+        transformed_BPD, bias_V = network.head(
+            "generator", embedded_BLD, batch["segment_ids"], batch["positions"], positions_BP
+        )
+        out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
+        # The masking takes the first three draws of a token.
+        lots_BP = jnp.take_along_axis(token_bits(rng, batch, 4)[..., 3], positions_BP, axis=1)
+        sampled_BP = sample(transformed_BPD, network.embedding_VD, bias_V, lots_BP)
+
+        tokens_BL, length = batch["tokens"], batch["tokens"].shape[1]
+        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
+        where_BP = jnp.where(weights_BP > 0, positions_BP, length)
+        filled_BL = tokens_BL.at[rows_B1, where_BP].set(sampled_BP.astype(tokens_BL.dtype), mode="drop")
+        logits_BL = network.head("discriminator", network.encode(filled_BL, batch))
+        replaced_BL, real_BL = filled_BL != tokens_BL, (batch["segment_ids"] > 0).astype(jnp.float32)
+        nll_BL = jax.nn.softplus(jnp.where(replaced_BL, -logits_BL, logits_BL))
+        right_BL = (logits_BL > 0) == replaced_BL
+
+        masked_sum, real_sum = jnp.sum(weights_BP), jnp.sum(real_BL)
+        crowded = jnp.max(batch["segment_ids"]) > self.max_segments
+        generator_sum = jnp.where(crowded, jnp.nan, out.loss_sum)
+        return LossOut(
+            {
+                "generator": (generator_sum, masked_sum),
+                "discriminator": (jnp.sum(nll_BL * real_BL), real_sum),
+            },
+            {
+                "generator_accuracy": (out.correct_sum, masked_sum),
+                "accuracy": (jnp.sum(right_BL * real_BL), real_sum),
+                "recall": (jnp.sum(right_BL * replaced_BL * real_BL), masked_sum),
+            },
+        )
+
+
+def sample(
+    hidden_BPD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lots_BP: jax.Array
+) -> jax.Array:
+    """One token of softmax(hidden @ embedding.T + bias) for each position, int32 [B, P]; carries no gradient.
+
+    Args:
+      hidden_BPD: float[B, P, D].
+      embedding_VD: float[V, D].
+      bias_V: float[V].
+      lots_BP: uniform uint32[B, P]; each decides one draw, by the inverse of the cumulated probabilities.
+
+    Example:
+      Two classes of probability 3/4 and 1/4; lots at 0.7 and 0.8 of 2^32:
+
+      >>> import jax.numpy as jnp
+      >>> hidden, table = jnp.ones((1, 2, 1)), jnp.log(jnp.array([[3.0], [1.0]]))
+      >>> lots = jnp.array([[int(0.7 * 2**32), int(0.8 * 2**32)]], jnp.uint32)
+      >>> sample(hidden, table, jnp.zeros(2), lots).tolist()
+      [[0, 1]]
+    """
+
+    def column(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_BD, lots_B = x
+        logits_BV = jnp.einsum("BD,VD->BV", hidden_BD, embedding_VD, preferred_element_type=jnp.float32)
+        probs_BV = jax.nn.softmax(logits_BV + bias_V.astype(jnp.float32)[None, :], axis=-1)
+        below_BV = jnp.cumsum(probs_BV, axis=-1)
+        # 24 bits: all that a float32 below 1 can hold.
+        lot_B = (lots_B >> 8).astype(jnp.float32) * 2**-24 * below_BV[:, -1]
+        return jnp.sum(below_BV <= lot_B[:, None], axis=-1, dtype=jnp.int32)
+
+    # Column by column, so that no [B, P, V] array exists.
+    columns = (jax.lax.stop_gradient(hidden_BPD).swapaxes(0, 1), lots_BP.T)
+    embedding_VD, bias_V = jax.lax.stop_gradient((embedding_VD, bias_V))
+    return jax.lax.map(column, columns).T
+
+
+def example() -> ReplacedTokenDetection:
+    """For the property suite."""
+    return ReplacedTokenDetection(mask_id=4, max_segments=3, generator_heads=1)
