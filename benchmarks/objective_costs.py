@@ -137,7 +137,8 @@ class Cost:
 
 def cost(objective: Objective) -> Cost:
     """Count one batch."""
-    config, batch = backbone(objective), batch_for(objective)
+    config, host = backbone(objective), batch_for(objective)
+    batch = {name: jax.numpy.asarray(array) for name, array in host.items()}
     network = Network(config.build(), tuple(objective.heads(config)))
     params = network.init(jax.random.key(0))
     factors = objective.coefficients()
@@ -151,7 +152,7 @@ def cost(objective: Objective) -> Cost:
     # As an accelerator multiplies: on CPU some sums are written as products.
     with compiling_for("tpu"):
         flops = count_flops(lambda p: jax.grad(loss, has_aux=True)(p)[0], params)
-    read = sum(int(np.sum(v > 0)) for k, v in batch.items() if k.endswith("segment_ids"))
+    read = sum(int(np.sum(v > 0)) for k, v in host.items() if k.endswith("segment_ids"))
     return Cost(read=read, scored=max(float(w) for w in weights.values()), flops=flops)
 
 

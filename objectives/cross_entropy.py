@@ -180,7 +180,7 @@ def _swept_forward(
 ) -> tuple[Sums, Residuals]:
     """The sums and, from the same logits, the gradient of loss_sum."""
 
-    def chunk(x: Chunk) -> tuple[tuple[Sums, jax.Array, jax.Array], jax.Array]:
+    def chunk(x: Chunk) -> tuple[tuple[Sums, jax.Array, jax.Array | None], jax.Array]:
         hidden_RD, targets_R, weights_R = _flat(x)
         logits_RV = _logits(hidden_RD, embedding_VD, bias_V)
         sums = _sums(logits_RV, targets_R, weights_R, z_loss)
@@ -214,7 +214,7 @@ def _swept_forward(
     return sums, (
         d_hidden_NBCD,
         d_embedding_VD,
-        None if bias_V is None else d_bias_V.astype(bias_V.dtype),
+        None if bias_V is None or d_bias_V is None else d_bias_V.astype(bias_V.dtype),
         embedding_VD[:0],
     )
 
