@@ -17,11 +17,11 @@ import numpy as np
 from rich.table import Table
 
 from finetune.adapters import nest
-from finetune.restore import Source
 from model.network import Network
 from train.adapter import Params
 from train.checkpoint import flat
 from train.describe import write_json
+from train.restore import Source
 
 Status = Literal["restored", "resized", "re-initialised", "dropped"]
 POSITIONS = ("backbone", "embed", "positions")

@@ -1,4 +1,4 @@
-"""Opening a run folder for a hand-off: which checkpoint, model, tokenizer and parameters. Starts no training.
+"""Opening a run folder: which checkpoint, model, tokenizer and parameters. Starts no training.
 
 Everything comes from the folder itself, so model shape, tokenizer and parameters cannot disagree. It must not
 know what the run was trained for, nor what it is opened for.
