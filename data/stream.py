@@ -58,20 +58,20 @@ class MadeRows:
         return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
 
-class WithWordStarts:
-    """Rows that also say of each token whether it opens a word, "word_starts" int32 [B, L]."""
+class WithLookups:
+    """Rows that also say something of each token: tables over the vocabulary, looked up, each int32 [B, L]."""
 
-    def __init__(self, rows: Rows, starts_V: np.ndarray):
+    def __init__(self, rows: Rows, tables: Mapping[str, np.ndarray]):
         self._rows = rows
-        self._starts_V = starts_V.astype(np.int32)
+        self._tables = {name: table_V.astype(np.int32) for name, table_V in tables.items()}
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
-        """The rows with these numbers, and the starts of their words."""
+        """The rows with these numbers, and what the tables say of their tokens."""
         batch = self._rows.take(numbers)
-        return {**batch, "word_starts": self._starts_V[batch["tokens"]]}
+        return {**batch, **{name: table_V[batch["tokens"]] for name, table_V in self._tables.items()}}
 
 
 class Stream:

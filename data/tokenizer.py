@@ -55,6 +55,11 @@ class Tokenizer(Protocol):
         """Whether an id opens a word, bool [vocab_size]."""
         ...
 
+    @property
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of the text that an id stands for, int32 [vocab_size]; special ids stand for none."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, no special ids added."""
         ...
@@ -116,6 +121,22 @@ class SentencePieceTokenizer:
     def word_starts(self) -> np.ndarray:
         """Whether an id opens a word, bool [vocab_size]: SentencePiece writes the space before it as U+2581."""
         return np.array([self.piece(i).startswith("\u2581") for i in range(self.vocab_size)])
+
+    @property
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of the text that an id stands for, int32 [vocab_size]; special ids stand for none.
+
+        Over the ids of a text they add up to the bytes of its normalised form, and one for the mark before its first word,
+        less the characters that the vocabulary lacks (unk_id).
+        """
+        return np.array([self._bytes(i) for i in range(self.vocab_size)], np.int32)
+
+    def _bytes(self, token: int) -> int:
+        model = self._processor
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return 0
+        # The mark stands for the space before a word; a byte piece is written <0x41>.
+        return 1 if model.is_byte(token) else len(self.piece(token).replace("\u2581", " ").encode())
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special pieces written in the text are ordinary characters."""

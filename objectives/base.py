@@ -71,7 +71,9 @@ class Objective:
     Without it the objective reads packed rows."""
 
     def reads(self) -> tuple[str, ...]:
-        """Arrays of a row that it needs beside tokens and layout; the data offers "word_starts" int32 [L]."""
+        """Arrays of a row that it needs beside tokens and layout; the data offers "word_starts" and
+        "token_bytes" (UTF-8 bytes of the token's text), each int32 [L].
+        """
         return ()
 
     def reserved_ids(self) -> range:

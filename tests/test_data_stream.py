@@ -12,7 +12,7 @@ import pytest
 from data import stream as stream_module
 from data.documents import Documents
 from data.packing import Framing, PackedRows
-from data.stream import EvalBatches, MadeRows, Stream, WithWordStarts
+from data.stream import EvalBatches, MadeRows, Stream, WithLookups
 from data.tokenizer import SentencePieceTokenizer
 
 FRAMING = Framing.named("cls_sep", SentencePieceTokenizer)
@@ -219,9 +219,11 @@ def test_reading_costs_far_less_than_a_step():
         assert best < most
 
 
-def test_rows_say_where_words_start():
+def test_rows_say_what_tables_say_of_their_tokens():
     rows = PackedRows(docs(), length=32, framing=FRAMING)
-    starts = np.random.default_rng(0).random(1000) < 0.5
-    batch = Stream(WithWordStarts(rows, starts), batch_size=4, seed=0).batch(0)
-    assert batch["word_starts"].dtype == np.int32
-    np.testing.assert_array_equal(batch["word_starts"], starts[batch["tokens"]])
+    rng = np.random.default_rng(0)
+    tables = {"word_starts": rng.random(1000) < 0.5, "token_bytes": rng.integers(0, 9, 1000)}
+    batch = Stream(WithLookups(rows, tables), batch_size=4, seed=0).batch(0)
+    for name, table in tables.items():
+        assert batch[name].dtype == np.int32
+        np.testing.assert_array_equal(batch[name], table[batch["tokens"]])

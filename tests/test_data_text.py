@@ -67,6 +67,28 @@ def test_training_is_deterministic_and_case_is_a_choice(tokenizer, tmp_path):
     assert fallback.decode(fallback.encode("犬")) == "犬"
 
 
+def test_bytes_of_tokens_add_up_to_those_of_the_normalised_text(tokenizer, tmp_path):
+    plain = ["The  Cat\nsings (then", "dog", "quickly, slowly."]
+    foreign = ["the \u72ac runs", "na\u00efve \u00bd \U0001f600 cat"]
+    cased = train_sentencepiece(text(300), vocab_size=90, lowercase=False, path=tmp_path / "a")
+    fallback = train_sentencepiece(
+        text(300), vocab_size=340, lowercase=True, path=tmp_path / "b", byte_fallback=True, model_type="bpe"
+    )
+    for one, texts in ((tokenizer, plain), (cased, plain), (fallback, plain + foreign)):
+        assert one.token_bytes.dtype == np.int32 and not one.token_bytes[:7].any()
+        for some in texts:
+            ids = one.encode(some)
+            # Decoding drops the mark before the first word.
+            if one.unk_id not in ids:
+                assert one.token_bytes[ids].sum() == len(one.decode(ids).encode()) + 1
+    # Case is folded and white space is one space: 21 bytes and the mark.
+    assert tokenizer.token_bytes[tokenizer.encode("The  Cat\nsings (\tand )")].sum() == 22
+    # What the vocabulary lacks counts nothing: 3 bytes here.
+    ids = tokenizer.encode(foreign[0])
+    assert ids.count(tokenizer.unk_id) == 1
+    assert tokenizer.token_bytes[ids].sum() == len(foreign[0].encode()) + 1 - 3
+
+
 def test_words_keep_their_pieces_apart(tokenizer):
     words = ["Happy", "\u200b", "zqx", "("]
     ids, owner = tokenizer.encode_words(words)

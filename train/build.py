@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data.documents import Documents
 from data.packing import Framing, PackedRows
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.semantics import semantic_table
-from data.stream import EvalBatches, MadeRows, Rows, Stream, WithWordStarts
+from data.stream import EvalBatches, MadeRows, Rows, Stream, WithLookups
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import TransformerConfig
 from model.kernels import choose_kernel
@@ -31,6 +32,9 @@ from train.loop import Parts
 
 EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
+
+OFFERED = ("word_starts", "token_bytes")
+"""What a tokenizer says of each of its ids, for whoever reads it as an array of the batch."""
 
 SEMANTIC_STD = 0.1
 """Of the entries of a computed table: five times that of a drawn one, because Adam moves every entry by about a learning
@@ -59,23 +63,21 @@ def build(experiment: Experiment) -> Built:
     check_run(experiment, experiment.objective)
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
-    corpora, tokenizer = _corpora(experiment)
+    check_reads(experiment.objective)
+    corpora, tokenizer = corpora_of(experiment)
     check_vocabulary(tokenizer, experiment.model, experiment.objective, experiment.data.sentinels)
-    train_rows, eval_rows, reports = [], [], []
+    reads, train_rows, reports = experiment.objective.reads(), [], []
     for corpus in corpora:
-        train_docs, eval_docs = corpus.split(experiment.data.held_out)
+        train_docs, _ = corpus.split(experiment.data.held_out)
         rows = _rows(experiment, train_docs, tokenizer, experiment.seed)
         if isinstance(rows, PackedRows):
             reports.append(rows.report())
-        train_rows.append(_with_what_it_reads(experiment.objective, rows, tokenizer))
-        rows = _rows(experiment, eval_docs, tokenizer, EVAL_SEED)
-        eval_rows.append(_with_what_it_reads(experiment.objective, rows, tokenizer))
+        train_rows.append(_with_lookups(experiment, rows, tokenizer, reads))
     weights = experiment.data.weights or None
     stream = Stream(train_rows, batch_size=experiment.batch_size, seed=experiment.seed, weights=weights)
-    names = ["eval"] if len(eval_rows) == 1 else [f"eval_{i}" for i in range(len(eval_rows))]
     eval_sets = {
         name: list(EvalBatches(rows, batch_size=experiment.batch_size, limit=experiment.data.eval_rows))
-        for name, rows in zip(names, eval_rows, strict=True)
+        for name, rows in held_out_rows(experiment, corpora, tokenizer, reads).items()
     }
     network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
     check_evaluations(experiment, network, experiment.objective, FULL, eval_sets)
@@ -97,7 +99,7 @@ def build(experiment: Experiment) -> Built:
     return Built(parts=parts, tokenizer=tokenizer, description=description, reports=tuple(reports))
 
 
-def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
+def corpora_of(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
     """The tokenised corpora to mix, all with one tokenizer."""
     data = experiment.data
     how: Path | TrainTokenizer = TrainTokenizer(
@@ -125,15 +127,27 @@ def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: i
     return PackedRows(docs, length=data.length, framing=framing, max_segments=data.max_segments)
 
 
-def _with_what_it_reads(objective: Objective, rows: Rows, tokenizer: Tokenizer) -> Rows:
-    """Rows with the arrays that the objective asks for."""
-    unknown = set(objective.reads()) - {"word_starts"}
-    if unknown:
-        raise ValueError(
-            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers word_starts only: make such "
-            "arrays in make_example"
-        )
-    return WithWordStarts(rows, tokenizer.word_starts) if objective.reads() else rows
+def held_out_rows(
+    experiment: Experiment, corpora: Sequence[Documents], tokenizer: Tokenizer, reads: Sequence[str]
+) -> dict[str, Rows]:
+    """The evaluation sets of a run by name: the rows of what is held out of each corpus."""
+    names = ["eval"] if len(corpora) == 1 else [f"eval_{i}" for i in range(len(corpora))]
+    return {
+        name: eval_rows(experiment, corpus.split(experiment.data.held_out)[1], tokenizer, reads)
+        for name, corpus in zip(names, corpora, strict=True)
+    }
+
+
+def eval_rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
+    """Rows of these documents as every evaluation makes them, with the arrays that are `OFFERED` and asked for."""
+    return _with_lookups(experiment, _rows(experiment, docs, tokenizer, EVAL_SEED), tokenizer, reads)
+
+
+def _with_lookups(experiment: Experiment, rows: Rows, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
+    # An objective's own ids lie behind those of the tokenizer; they open no word and stand for no text.
+    own = experiment.model.vocab_size - tokenizer.vocab_size
+    tables = {"word_starts": tokenizer.word_starts, "token_bytes": tokenizer.token_bytes}
+    return WithLookups(rows, {name: np.pad(tables[name], (0, own)) for name in reads}) if reads else rows
 
 
 def _initial(
@@ -171,6 +185,16 @@ def check_model(model: TransformerConfig, objective: Objective, length: int) -> 
             f"{type(model).__name__} is {'' if model.encoder_decoder else 'not '}an encoder-decoder: choose another model"
         )
     objective.check(model, length)
+
+
+def check_reads(objective: Objective) -> None:
+    """The data side must offer what the objective reads."""
+    unknown = set(objective.reads()) - set(OFFERED)
+    if unknown:
+        raise ValueError(
+            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers {' and '.join(OFFERED)} only: make "
+            "such arrays in make_example"
+        )
 
 
 def check_segments(objective: Objective, max_segments: int) -> None:
