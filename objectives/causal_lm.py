@@ -78,11 +78,19 @@ class CausalLM(Objective):
                 f"{type(self).__name__} needs a causal backbone, {type(config).__name__} is not one"
             )
 
+    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+        """Hidden states [B, L, D] from which successors are predicted."""
+        return network.encode(corrupted.tokens_BL, batch)
+
+    def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
+        """What each token predicts, int32 [B, L], and whether that is scored, float32 [B, L]."""
+        return successors(batch)
+
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
         """Cross-entropy of each token's successor."""
-        targets_BL, weights_BL = successors(batch)
+        targets_BL, weights_BL = self.targets(batch, corrupted)
         return self.loss(network, hidden_BLD, targets_BL, weights_BL)
 
     def loss(

@@ -81,13 +81,7 @@ def cross_entropy(
             f"shapes disagree: hidden {hidden_BPD.shape}, embedding {embedding_VD.shape}, "
             f"targets {targets_BP.shape}, weights {weights_BP.shape}"
         )
-    if chunk is None:
-        chunk = (
-            P
-            if B * P * V <= WHOLE
-            else min(max(SMALLEST_CHUNK, _power_of_two(WHOLE // (B * V))), LARGEST_CHUNK)
-        )
-    chunk = min(chunk, P)
+    chunk = _positions(B, P, V) if chunk is None else min(chunk, P)
     pad = (-P) % chunk
     hidden_NBCD, targets_NBC, weights_NBC = (
         _split(x, chunk, pad) for x in (hidden_BPD, targets_BP, weights_BP)
@@ -108,9 +102,46 @@ def cross_entropy_of_logits(
     return CrossEntropy(loss_sum, jax.lax.stop_gradient(nll_sum), correct_sum)
 
 
+def token_nll(
+    hidden_BPD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array | None,
+    targets_BP: jax.Array,
+    *,
+    chunk: int | None = None,
+) -> jax.Array:
+    """The nll of each target by itself, float32 [B, P] in nats: for evaluation, chunked like `cross_entropy`.
+
+    Example:
+      Two classes with logits (ln 3, 0): the first has probability 3/4.
+
+      >>> import jax.numpy as jnp
+      >>> nll = token_nll(jnp.ones((1, 2, 1)), jnp.log(jnp.array([[3.0], [1.0]])), None, jnp.array([[0, 1]]))
+      >>> [round(float(x), 4) for x in nll[0]]  # ln(4/3) and ln 4
+      [0.2877, 1.3863]
+    """
+    B, P, _ = hidden_BPD.shape
+    chunk = _positions(B, P, embedding_VD.shape[0]) if chunk is None else min(chunk, P)
+    hidden_NBCD, targets_NBC = (_split(x, chunk, (-P) % chunk) for x in (hidden_BPD, targets_BP))
+
+    def nll(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_BCD, targets_BC = x
+        logits_RV = _logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
+        return _nll(logits_RV, targets_BC.reshape(-1)).nll.reshape(targets_BC.shape)
+
+    return jax.lax.map(nll, (hidden_NBCD, targets_NBC)).swapaxes(0, 1).reshape(B, -1)[:, :P]
+
+
 Sums = tuple[jax.Array, jax.Array, jax.Array]
 Chunk = tuple[jax.Array, jax.Array, jax.Array]
 """Hidden states [B, C, D], targets [B, C], weights [B, C]."""
+
+
+def _positions(B: int, P: int, V: int) -> int:
+    """Positions per row and chunk."""
+    if B * P * V <= WHOLE:
+        return P
+    return min(max(SMALLEST_CHUNK, _power_of_two(WHOLE // (B * V))), LARGEST_CHUNK, P)
 
 
 def _power_of_two(n: int) -> int:
@@ -136,14 +167,24 @@ def _logits(hidden_RD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | N
     return logits_RV if bias_V is None else logits_RV + bias_V.astype(jnp.float32)[None, :]
 
 
-def _sums(logits_BPV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array, z_loss: float) -> Sums:
+class _PerToken(NamedTuple):
+    nll: jax.Array
+    log_z: jax.Array
+    correct: jax.Array
+
+
+def _nll(logits_BPV: jax.Array, targets_BP: jax.Array) -> _PerToken:
+    """Of each position, [B, P] each."""
     top_BP = jax.lax.stop_gradient(jnp.max(logits_BPV, axis=-1))
     log_z_BP = top_BP + jnp.log(jnp.sum(jnp.exp(logits_BPV - top_BP[..., None]), axis=-1))
     target_BP = jnp.take_along_axis(logits_BPV, targets_BP[..., None], axis=-1)[..., 0]
-    nll_BP = log_z_BP - target_BP
-    loss_BP = nll_BP + z_loss * log_z_BP**2 if z_loss else nll_BP
     # An argmax costs a slow pass of its own on CPU; the largest logit is known already.
-    correct_BP = jax.lax.stop_gradient(target_BP) >= top_BP
+    return _PerToken(log_z_BP - target_BP, log_z_BP, jax.lax.stop_gradient(target_BP) >= top_BP)
+
+
+def _sums(logits_BPV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array, z_loss: float) -> Sums:
+    nll_BP, log_z_BP, correct_BP = _nll(logits_BPV, targets_BP)
+    loss_BP = nll_BP + z_loss * log_z_BP**2 if z_loss else nll_BP
     return jnp.sum(weights_BP * loss_BP), jnp.sum(weights_BP * nll_BP), jnp.sum(weights_BP * correct_BP)
 
 

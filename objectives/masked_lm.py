@@ -262,7 +262,7 @@ class MaskedLM(Objective):
     def _broken_words(self, batch: Batch, plan: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(words of which some tokens are scored and some are not, other words), and what is expected."""
         B, L = batch["tokens"].shape
-        ordinary_BL = self._ordinary(batch)
+        ordinary_BL = self.ordinary(batch)
         first_BL = first_tokens(batch["word_starts"], batch["segment_ids"], ordinary_BL)
         word_BL = jnp.cumsum(first_BL, axis=1)
         rows_B1 = jnp.arange(B)[:, None]
@@ -292,7 +292,7 @@ class MaskedLM(Objective):
         starts_K = np.array([-(-self.rate_examples * k // RATES) for k in range(1, RATES + 1)], np.int32)
         return jnp.sum(example_ids_B[:, None] >= jnp.asarray(starts_K)[None], axis=1, dtype=jnp.int32)
 
-    def _ordinary(self, batch: Batch) -> jax.Array:
+    def ordinary(self, batch: Batch) -> jax.Array:
         """Bool [B, L]: what may be scored."""
         return (batch["tokens"] >= self.first_ordinary_id) & (batch["segment_ids"] > 0)
 
@@ -300,7 +300,7 @@ class MaskedLM(Objective):
         self, batch: Batch, order_BL: jax.Array, lengths: list[jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Positions [B, P], weights [B, P] and, for spans, which token's fate each token shares [B, L]."""
-        segment_ids_BL, ordinary_BL = batch["segment_ids"], self._ordinary(batch)
+        segment_ids_BL, ordinary_BL = batch["segment_ids"], self.ordinary(batch)
         counts_BG = scored_counts(
             segment_ids_BL,
             ordinary_BL,

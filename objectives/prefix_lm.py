@@ -4,7 +4,6 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, LossOut
 from objectives.causal_lm import CausalLM, successors
 from objectives.randomness import token_bits
+from objectives.segments import over_segments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,31 +51,31 @@ class PrefixLM(CausalLM):
         segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
         bits_BL = token_bits(rng, batch, 1)[..., 0]
         bits_BL = jnp.where(positions_BL == 0, np.uint32(2**32 - 1), bits_BL)
-        smallest_BL = bits_BL == _over_segments(jax.ops.segment_min, bits_BL, segment_ids_BL)
-        split_BL = _over_segments(jax.ops.segment_max, smallest_BL * positions_BL, segment_ids_BL)
+        smallest_BL = bits_BL == over_segments(jax.ops.segment_min, bits_BL, segment_ids_BL)
+        split_BL = over_segments(jax.ops.segment_max, smallest_BL * positions_BL, segment_ids_BL)
         prefix_BL = (positions_BL < split_BL) & (segment_ids_BL > 0)
         return Corrupted(batch["tokens"], {"split": split_BL, "prefix": prefix_BL})
 
-    def score(
-        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Cross-entropy of the successors that are not of the prefix."""
+    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+        """Hidden states with the prefix in sight of all."""
+        return network.encode(corrupted.tokens_BL, {**batch, "prefix": corrupted.plan["prefix"]})
+
+    def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
+        """Of the successors those are scored that are not of the prefix."""
         targets_BL, weights_BL = successors(batch)
-        follows_BL = batch["positions"] + 1 >= corrupted.plan["split"]
-        return self.loss(network, hidden_BLD, targets_BL, weights_BL * follows_BL)
+        return targets_BL, weights_BL * (batch["positions"] + 1 >= corrupted.plan["split"])
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """Encode with the prefix in sight of all."""
+        """Encode in its own way."""
         corrupted = self.corrupt(network.config, batch, rng)
-        hidden_BLD = network.encode(corrupted.tokens_BL, {**batch, "prefix": corrupted.plan["prefix"]})
-        return self.score(network, hidden_BLD, batch, corrupted)
+        return self.score(network, self.read(network, batch, corrupted), batch, corrupted)
 
     def corruption_claims(
         self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Splits are uniform: as many in each quarter of their segment as there are places for them."""
         segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
-        places_BL = _over_segments(jax.ops.segment_max, positions_BL, segment_ids_BL)
+        places_BL = over_segments(jax.ops.segment_max, positions_BL, segment_ids_BL)
         is_place_BL = (segment_ids_BL > 0) & (positions_BL > 0)
         quarter_BL = 4 * (positions_BL - 1) // jnp.maximum(places_BL, 1)
         chosen_BL = is_place_BL & (positions_BL == corrupted.plan["split"])
@@ -85,17 +85,6 @@ class PrefixLM(CausalLM):
             jnp.sum(in_4BL * x_BL[None], axis=(1, 2)) for x_BL in (chosen_BL, chance_BL)
         )
         return {"split by quarter": (observed_4, expected_4)}
-
-
-def _over_segments(reduce: Any, x_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
-    """For each token the reduction over its own segment."""
-    length = segment_ids_BL.shape[1]
-
-    def row(x_L: jax.Array, segment_ids_L: jax.Array) -> jax.Array:
-        reduced: jax.Array = reduce(x_L, segment_ids_L, num_segments=length + 1)
-        return reduced[segment_ids_L]
-
-    return jax.vmap(row)(x_BL, segment_ids_BL)
 
 
 def example() -> PrefixLM:

@@ -1,8 +1,9 @@
-"""One vector per packed segment of a row. Knows no objective.
+"""What belongs to the packed segments of a row: who is in one, its vector, its sums. Knows no objective.
 
 Shape suffixes: B rows, L tokens of a row, G segments of a row (index 0 is segment id 1), D model width.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -14,6 +15,23 @@ Pooling = Literal["cls", "mean"]
 def membership(segment_ids_BL: jax.Array, segments: int) -> jax.Array:
     """bool[B, L, G]: whether a token lies in a segment."""
     return segment_ids_BL[..., None] == jnp.arange(1, segments + 1)[None, None, :]
+
+
+def over_segments(reduce: Callable[..., jax.Array], x_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
+    """For each token the reduction (jax.ops.segment_max, say) over its own segment, [B, L].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> ids = jnp.array([[1, 1, 2, 0]])
+      >>> over_segments(jax.ops.segment_sum, jnp.array([[3, 4, 5, 6]]), ids).tolist()
+      [[7, 7, 5, 6]]
+    """
+    length = segment_ids_BL.shape[1]
+
+    def row(x_L: jax.Array, segment_ids_L: jax.Array) -> jax.Array:
+        return reduce(x_L, segment_ids_L, num_segments=length + 1)[segment_ids_L]
+
+    return jax.vmap(row)(x_BL, segment_ids_BL)
 
 
 def pool(hidden_BLD: jax.Array, segment_ids_BL: jax.Array, segments: int, pooling: Pooling) -> jax.Array:
