@@ -7,19 +7,20 @@ unequal parts, the usual shortcut, changes the gradient by tens of percent under
 Letters: B rows of a batch, M microbatches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from model.network import Network
+from model.network import BoundNetwork, Network
 from objectives.base import LossOut, Objective
 from train.adapter import Adapter, Params
 from train.state import TrainState
 
 Batch = Mapping[str, jax.Array]
+Scorer = Callable[[BoundNetwork, Batch, jax.Array], LossOut]
 
 
 def _interleave(batch: Batch, microbatches: int) -> Batch:
@@ -142,11 +143,11 @@ def eval_step(
     rng: jax.Array,
     *,
     network: Network,
-    objective: Objective,
+    objective: Scorer,
     adapter: Adapter,
     axis: str | None = None,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Sums with weights of the same objective, without dropout and with one fixed corruption per example."""
+    """Sums with weights of the same objective, or of a view, without dropout and with one fixed corruption per example."""
     bound = network.bind(adapter.merge(state.trainable, state.frozen))
     out = objective(bound, batch, jax.random.fold_in(rng, 0))
     out = out if axis is None else jax.lax.psum(out, axis)
