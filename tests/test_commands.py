@@ -1,9 +1,11 @@
-"""The commands of the README on a toy corpus: train, fine-tune, predict; and their mistakes, one line each."""
+"""The commands of the README on a toy corpus: train, look, fine-tune, predict; and their mistakes, one line each."""
 
 import csv
 import gzip
 import io
 import json
+import math
+import shutil
 import sys
 
 import numpy as np
@@ -13,9 +15,11 @@ import finetune.__main__ as finetuning
 import train.__main__ as training
 from data.tokenizer import load_tokenizer
 from finetune import predict
-from train import certificate
+from train import certificate, evaluate
 from train.cli import one_line_errors
+from train.describe import read_json
 from train.metrics import read_rows
+from train.restore import open_run
 
 SYLLABLES = ("ba", "do", "fi", "gu", "ke", "lo", "mi", "na", "pu", "ra", "se", "ti", "vo", "wa", "zu")
 TINY = (
@@ -64,10 +68,11 @@ def test_pretraining_writes_a_run_folder(pretrained):
     assert [row["step"] for row in rows if "eval/mlm/nll" in row] == [2, 4]
 
 
-def test_spans_of_words_train_on_real_pieces(corpus, tmp_path):
+def test_spans_of_words_train_on_real_pieces(corpus, tmp_path, capsys):
     run = tmp_path / "spans"
     command = ["configs/spanbert_mini.py", "--data.files", f"{corpus}/a.txt", *TINY, "--workdir", str(run)]
     training.main(command)
+    assert "real tokens" in capsys.readouterr().err  # what packing did
     losses = [row["eval/nll"] for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row]
     assert len(losses) == 2 and losses[1] < losses[0]
     tokenizer = load_tokenizer(run / "tokenizer.model")
@@ -172,14 +177,128 @@ def test_corpora_are_mixed_by_weight_and_evaluated_apart(corpus, tmp_path):
     assert {"eval_0/mlm/nll", "eval_1/mlm/nll"} <= set(last)
 
 
-def test_a_gpt_trains_on_the_same_files(corpus, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def gpt(corpus, tmp_path_factory):
+    """A run of `python -m train` with a causal model."""
+    folder = tmp_path_factory.mktemp("runs") / "gpt"
     files = ["--data.files", f"{corpus}/a.txt", f"{corpus}/b.jsonl.gz"]
-    training.main(["configs/gpt_mini.py", *files, *TINY, "--workdir", str(tmp_path / "run")])
-    assert "real tokens" in capsys.readouterr().err  # what packing did
-    assert "eval/nll" in read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    training.main(["configs/gpt_mini.py", *files, *TINY, "--workdir", str(folder)])
+    return folder
+
+
+def test_a_gpt_trains_on_the_same_files(gpt):
+    assert "eval/nll" in read_rows(gpt / "metrics.jsonl")[-1]
 
 
 def test_steps_and_epochs_are_not_both_taken(pretrained, tmp_path, capsys):
     run = ["--init", str(pretrained), "--workdir", str(tmp_path / "run"), "--steps", "2"]
     assert one_line_errors(finetuning.main, ["configs/text_classification.py", *run]) == 2
     assert "steps is 2 and epochs is 6.0" in capsys.readouterr().err
+
+
+# Views of a finished run
+
+
+def numbers(path, name="eval"):
+    """{view: {number: (value, weight)}} of a written file."""
+    views = read_json(path)["views"][name]
+    return {
+        view: {one["name"]: (one["value"], one["weight"]) for one in found} for view, found in views.items()
+    }
+
+
+def own_numbers(run):
+    last = [row for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row or "eval/mlm/nll" in row][-1]
+    return {name.removeprefix("eval/"): value for name, value in last.items() if name.startswith("eval/")}
+
+
+def assert_own_numbers_again(found, run):
+    own = own_numbers(run)
+    assert found.keys() == own.keys()
+    for name, (value, _) in found.items():
+        assert value == pytest.approx(own[name], rel=1e-5), name
+
+
+def test_a_causal_run_gives_its_own_numbers_again_and_bits_per_byte(gpt, capsys):
+    # Another batch size and launcher than in training: sums do not care.
+    evaluate.main([str(gpt), "--batch-size", "16"])
+    said = capsys.readouterr()
+    assert "bits/byte" in said.out and "in-context use" in said.out and "eval: bits_per_byte" in said.err
+    found = numbers(gpt / "views.json")
+    assert list(found) == ["objective", "bits_per_byte", "per_position"]
+    assert_own_numbers_again(found["objective"], gpt)
+    (nll, tokens), (bits, size) = found["objective"]["nll"], found["bits_per_byte"]["bits_per_byte"]
+    assert bits == pytest.approx(nll * tokens / math.log(2) / size, rel=1e-5)
+    positions = [v for name, v in found["per_position"].items() if name.startswith("position")]
+    assert sum(weight for _, weight in positions) == tokens
+    assert sum(value * weight for value, weight in positions) == pytest.approx(nll * tokens, rel=1e-5)
+
+
+def test_other_files_are_read_whole_to_the_last_byte(gpt, tmp_path):
+    texts = ["badofi kelo mi", "guke lomi napu rase"]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    out = tmp_path / "new.json"
+    files = ["--data.files", str(tmp_path / "new.jsonl"), "--data.column", "body", "--out", str(out)]
+    evaluate.main([str(gpt), *files, "--views", "bits_per_byte", "launcher:pmap"])
+    tokenizer = load_tokenizer(gpt / "tokenizer.model")
+    assert tokenizer.decode(tokenizer.encode(texts[0])) == texts[0]
+    # Each text with the mark before its first word; BOS predicts the first token, EOS has no bytes.
+    expected = sum(len(text.encode()) + 1 for text in texts)
+    assert numbers(out, "files")["bits_per_byte"]["bits_per_byte"][1] == expected
+
+
+def test_a_masked_run_gives_masked_accuracy_and_pseudo_perplexity(pretrained, tmp_path):
+    out = tmp_path / "views.json"
+    checkpoint = open_run(pretrained).checkpoint
+    evaluate.main([str(checkpoint), "--views", "objective", "pseudo_log_likelihood", "--out", str(out)])
+    found = numbers(out)
+    assert_own_numbers_again(found["objective"], pretrained)
+    assert 0 <= found["objective"]["mlm/accuracy"][0] <= 1
+    pseudo = found["pseudo_log_likelihood"]
+    likelihood, segments = pseudo["pseudo_log_likelihood"]
+    perplexity, tokens = pseudo["pseudo_perplexity"]
+    bits, size = pseudo["pseudo_bits_per_byte"]
+    assert tokens > 5 * found["objective"]["mlm/accuracy"][1] and perplexity == pytest.approx(100, rel=0.2)
+    assert likelihood * segments == pytest.approx(-math.log(perplexity) * tokens, rel=1e-5)
+    assert bits * size == pytest.approx(math.log2(perplexity) * tokens, rel=1e-5)
+    assert read_json(out)["checkpoint"] == f"checkpoints/{checkpoint.name}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--views", "pseudo_log_likelihood"],
+            "view pseudo_log_likelihood does not apply here: it masks one",
+        ),
+        (["--views", "per_positon"], "no view 'per_positon'"),
+        (["--batch-size", "12"], "batch_size 12 is not divisible by 8 data-parallel devices"),
+        (["--data.files", "NOWHERE/*.txt"], "no files match"),
+    ],
+)
+def test_each_mistake_about_views_is_one_line(gpt, arguments, words, tmp_path, capsys):
+    out = tmp_path / "views.json"
+    assert one_line_errors(evaluate.main, [str(gpt), *arguments, "--out", str(out)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and words in said and not out.exists()
+
+
+def test_a_run_that_cannot_be_read_says_why(gpt, pretrained, corpus, tmp_path, capsys):
+    copy = shutil.copytree(gpt, tmp_path / "run")
+    (copy / "tokenizer.model").unlink()
+    assert one_line_errors(evaluate.main, [str(copy), "--views", "bits_per_byte"]) == 2
+    assert "view bits_per_byte does not apply here: it reads token_bytes, which a tokenizer gives" in (
+        capsys.readouterr().err
+    )
+    assert one_line_errors(evaluate.main, [str(pretrained), "--views", "bits_per_byte"]) == 2
+    assert "a mixture of MaskedLM and NextSentence" in capsys.readouterr().err
+    assert one_line_errors(evaluate.main, ["--views", "objective"]) == 2
+    assert "usage: python -m train.evaluate RUN" in capsys.readouterr().err
+    before = (corpus / "a.txt").read_text()
+    (corpus / "a.txt").write_text(before + "\n\nba do fi gu ke lo mi na pu ra se ti.\n")
+    try:
+        assert one_line_errors(evaluate.main, [str(gpt)]) == 2
+    finally:
+        (corpus / "a.txt").write_text(before)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "'documents': 201" in said and "the files have changed" in said

@@ -10,7 +10,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -358,7 +358,7 @@ class _Loop:
 
 
 def evaluate(
-    step: Callable[..., Any], launcher: Launcher, state: Any, batches: Sequence[HostBatch], rng: Any
+    step: Callable[..., Any], launcher: Launcher, state: Any, batches: Iterable[HostBatch], rng: Any
 ) -> dict[str, tuple[float, float]]:
     """Sums with weights over all batches, added in float64 on the host."""
     total: dict[str, tuple[float, float]] = {}

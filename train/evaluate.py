@@ -1,0 +1,229 @@
+"""`python -m train.evaluate RUN [--views ...] [--data.files ...]`: a pretrained run through views, as one table.
+
+Rows, corruption and checkpoint are those that the run itself would take, so its objective's own numbers are those of its
+last evaluation. It must not know what a view computes (objectives/views.py), nor train anything.
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from data.prepare import TOKENIZER_FILE, prepare
+from data.stream import EvalBatches, Rows
+from model.network import Network
+from objectives.views import Reading, choose
+from train.adapter import FULL
+from train.build import OFFERED, check_run, corpora_of, eval_rows, held_out_rows
+from train.checkpoint import flat
+from train.cli import multi_host, one_line_errors
+from train.describe import write_json
+from train.experiment import Experiment
+from train.launch import Launcher, Mesh
+from train.loop import evaluate
+from train.restore import Source, open_run
+from train.state import TrainState
+from train.step import eval_step
+from train.tree import path_names
+
+Readings = dict[str, dict[str, list[Reading]]]
+"""Set of rows -> name of the view -> its numbers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalData:
+    """What is read."""
+
+    files: tuple[str, ...] = ()
+    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names, to read whole; empty takes what the run held out."""
+    column: str = "text"
+    """Where the text is in .jsonl files and TFDS data sets."""
+    rows: int
+    """Rows that are scored at most, spread evenly over all."""
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"data.rows must be at least 1, got {self.rows}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Which views of a run, over what, where."""
+
+    views: tuple[str, ...] = ()
+    """Names of views (objective, bits_per_byte, per_position, pseudo_log_likelihood); empty takes all that apply and cost
+    about one encode of each row. pseudo_log_likelihood costs as many as the longest text of a row has tokens."""
+    data: EvalData
+    batch_size: int
+    """Rows computed at once, over all devices."""
+    launcher: Launcher = Mesh()
+    """Pmap (replicated) or Mesh (sharded); the run may have had another."""
+    out: Path
+    """The JSON file that the numbers are written to."""
+
+
+def experiment_of(source: Source) -> Experiment:
+    """The pretraining experiment of an opened run; ValueError if it is something else."""
+    experiment = source.stored("experiment")
+    if not isinstance(experiment, Experiment):
+        raise ValueError(
+            f"{source.folder} is a {type(experiment).__name__}, not a pretraining run: use python -m finetune.evaluate"
+        )
+    return experiment
+
+
+def defaults(source: Source) -> Evaluation:
+    """What the run's own evaluations read, and how many rows at once."""
+    experiment = experiment_of(source)
+    return Evaluation(
+        data=EvalData(column=experiment.data.column, rows=experiment.data.eval_rows),
+        batch_size=experiment.batch_size,
+        out=source.folder / "views.json",
+    )
+
+
+def look(source: Source, evaluation: Evaluation) -> Readings:
+    """All numbers that the views give.
+
+    Args:
+      source: an opened pretraining run.
+      evaluation: what to look at, over what.
+
+    Raises:
+      ValueError: a view does not apply, or what the run held out can no longer be read; before anything compiles.
+    """
+    experiment = experiment_of(source)
+    objective, launcher, size = experiment.objective, evaluation.launcher, evaluation.batch_size
+    run = dataclasses.replace(experiment, batch_size=size, microbatches=1, launcher=launcher)
+    check_run(run, objective)
+    views = choose(evaluation.views, objective, OFFERED if (source.folder / TOKENIZER_FILE).is_file() else ())
+    reads = tuple(dict.fromkeys([*objective.reads(), *(name for view in views for name in view.reads())]))
+    sets = {
+        name: EvalBatches(rows, batch_size=size, limit=evaluation.data.rows)
+        for name, rows in _rows(source, experiment, evaluation.data, reads).items()
+    }
+    network = Network(source.model.build(), tuple(objective.heads(source.model)))
+    state = _state(source, network, launcher)
+    # The key of the evaluations during training: the same tokens are masked.
+    rng = launcher.replicate(jax.random.key(0))
+    found: Readings = {name: {} for name in sets}
+    for view in views:
+        step = functools.partial(eval_step, network=network, objective=view, adapter=FULL)
+        compiled = launcher.compile(step, donate=False)
+        for name, batches in sets.items():
+            sums = evaluate(compiled, launcher, state, _watched(batches, f"{name}: {view.name}"), rng)
+            found[name][view.name] = view.readings(sums)
+    return found
+
+
+def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequence[str]) -> dict[str, Rows]:
+    """The rows to score, by the name of their set."""
+    file = source.folder / TOKENIZER_FILE
+    if data.files:
+        docs = prepare(data.files, tokenizer=file, column=data.column)
+        return {"files": eval_rows(experiment, docs, source.tokenizer, reads)}
+    if experiment.data.tokenizer:
+        # The file that the run was given may have moved; this is its copy.
+        own = dataclasses.replace(experiment.data, tokenizer=str(file))
+        experiment = dataclasses.replace(experiment, data=own)
+    corpora, tokenizer = corpora_of(experiment)
+    found = tuple({"documents": len(corpus), "digest": corpus.digest} for corpus in corpora)
+    trained_on = source.stored("corpora")
+    if tokenizer.fingerprint != source.tokenizer.fingerprint or found != trained_on:
+        raise ValueError(
+            f"{', '.join(experiment.data.files)} gives {found}, but {source.folder} was trained on {trained_on}: the files "
+            "have changed, and what was held out with them; name others with --data.files"
+        )
+    return held_out_rows(experiment, corpora, tokenizer, reads)
+
+
+def _state(source: Source, network: Network, launcher: Launcher) -> Any:
+    """The launched state with the run's parameters, of which an evaluation reads nothing else."""
+    wanted, leaves = jax.eval_shape(network.init, jax.random.key(0)), flat(source.params)
+    expected, found = ({p: x.shape for p, x in some.items()} for some in (flat(wanted), leaves))
+    if expected != found:
+        differing = sorted("/".join(p) for p, _ in expected.items() ^ found.items())
+        raise ValueError(
+            f"{source.checkpoint} does not fit the network that its run describes: {differing[:20]}"
+        )
+    params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_names(path)], wanted)
+    zero: Any = np.zeros((), np.int32)
+    state = TrainState(step=zero, trainable=params, frozen={}, opt_state=(), bad_step=zero - 1)
+    return launcher.enter(
+        jax.tree.map(jax.device_put, state, launcher.shardings(state, network.logical_axes()))
+    )
+
+
+def _watched(batches: EvalBatches, label: str) -> "tqdm[Any]":
+    return tqdm(
+        batches,
+        desc=label,
+        unit="batch",
+        mininterval=0.5 if sys.stderr.isatty() else 20,
+        disable=jax.process_index() > 0,
+    )
+
+
+def table(readings: dict[str, list[Reading]], title: str) -> Table:
+    """One line for each number."""
+    out = Table(title=title, title_justify="left")
+    for column in ("view", "number", "value", "unit", "weight"):
+        out.add_column(column, justify="right" if column in ("value", "weight") else "left")
+    for view, numbers in readings.items():
+        for i, number in enumerate(numbers or [Reading("nothing was scored", float("nan"), "", 0.0, "")]):
+            value = f"{number.value:.4f}" if number.weight else ""
+            weight = f"{number.weight:,.0f} {number.of}".strip()
+            out.add_row("" if i else view, number.name, value, number.unit, weight)
+    return out
+
+
+def _encoded(number: Reading) -> dict[str, Any]:
+    # JSON carries finite numbers only.
+    return {**number._asdict(), "value": number.value if math.isfinite(number.value) else None}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse with the run's own values as defaults, look, print, write."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("usage: python -m train.evaluate RUN [--help | options]")
+    multi_host()
+    source = open_run(arguments[0])
+    evaluation = tyro.cli(
+        Evaluation,
+        prog=f"python -m train.evaluate {arguments[0]}",
+        args=list(arguments[1:]),
+        default=defaults(source),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    found = look(source, evaluation)
+    if jax.process_index() > 0:
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for name, readings in found.items():
+        console.print(table(readings, f"{source.checkpoint}: {name}"))
+    write_json(
+        evaluation.out,
+        {
+            "checkpoint": str(source.checkpoint.relative_to(source.folder)),
+            "data": dataclasses.asdict(evaluation.data),
+            "views": {
+                name: {view: [_encoded(number) for number in numbers] for view, numbers in views.items()}
+                for name, views in found.items()
+            },
+        },
+    )
+    print(f"written to {evaluation.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))
