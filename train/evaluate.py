@@ -61,8 +61,8 @@ class Evaluation:
     """Which views of a run, over what, where."""
 
     views: tuple[str, ...] = ()
-    """Names of views (objective, bits_per_byte, per_position, pseudo_log_likelihood); empty takes all that apply and cost
-    about one encode of each row. pseudo_log_likelihood costs as many as the longest text of a row has tokens."""
+    """objective, bits_per_byte, per_position, pseudo_log_likelihood; empty takes all that apply but the last, which encodes
+    each row once for every token of its longest text."""
     data: EvalData
     batch_size: int
     """Rows computed at once, over all devices."""
