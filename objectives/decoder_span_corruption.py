@@ -125,20 +125,21 @@ class DecoderSpanCorruption(CausalLM):
             miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
         return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
 
-    def score(
-        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Cross-entropy of the successors that are targets."""
+    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+        """Hidden states with the inputs in sight of all, or not."""
+        layout = {k: v for k, v in batch.items() if k != "prefix"} if self.causal_inputs else batch
+        return network.encode(corrupted.tokens_BL, layout)
+
+    def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
+        """Of the successors those are scored that are targets."""
         targets_BL, weights_BL = successors(batch)
         is_input_BL = jnp.pad(batch["prefix"][:, 1:], ((0, 0), (0, 1)))
-        return self.loss(network, hidden_BLD, targets_BL, weights_BL * ~is_input_BL)
+        return targets_BL, weights_BL * ~is_input_BL
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """Encode with the inputs in sight of all, or not."""
-        layout = {k: v for k, v in batch.items() if k != "prefix"} if self.causal_inputs else batch
+        """Encode in its own way."""
         corrupted = self.corrupt(network.config, batch, rng)
-        hidden_BLD = network.encode(corrupted.tokens_BL, layout)
-        return self.score(network, hidden_BLD, batch, corrupted)
+        return self.score(network, self.read(network, batch, corrupted), batch, corrupted)
 
 
 def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:

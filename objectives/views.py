@@ -21,6 +21,7 @@ from objectives.base import Batch, LossOut, Objective
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
+from objectives.multi_token import MultiToken
 from objectives.segments import membership, over_segments
 from objectives.token_losses import TokenLosses, next_token_losses, pseudo_losses
 
@@ -132,7 +133,7 @@ class BitsPerByte(View):
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Bits over bytes."""
-        losses = next_token_losses(_part(self.objective, CausalLM), network, batch, rng)
+        losses = next_token_losses(_language_model(self.objective), network, batch, rng)
         return LossOut({}, {self.name: _bits_and_bytes(losses, batch)})
 
     def readings(self, sums: HostSums) -> list[Reading]:
@@ -199,7 +200,7 @@ class PerPosition(View):
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """For each bucket its own loss, and that of the first bucket in the segments that reach it."""
-        nll_BL, weights_BL = next_token_losses(_part(self.objective, CausalLM), network, batch, rng)
+        nll_BL, weights_BL = next_token_losses(_language_model(self.objective), network, batch, rng)
         positions_BL = batch["positions"]
         reach_BL = over_segments(jax.ops.segment_max, positions_BL, batch["segment_ids"])
         buckets = self.buckets(positions_BL.shape[1])
@@ -355,6 +356,11 @@ def _part(objective: Objective, kind: type[Kind]) -> Kind:
     return found
 
 
+def _language_model(objective: Objective) -> CausalLM:
+    # What predicts several tokens ahead is a plain language model in its first prediction.
+    return CausalLM() if _find(objective, MultiToken) is not None else _part(objective, CausalLM)
+
+
 def _named(objective: Objective) -> str:
     if isinstance(objective, Mixture):
         return f"a mixture of {' and '.join(_named(part) for _, part, _ in objective.parts)}"
@@ -362,7 +368,7 @@ def _named(objective: Objective) -> str:
 
 
 def _needs_next_tokens(objective: Objective) -> str:
-    if _find(objective, CausalLM) is not None:
+    if _find(objective, CausalLM) is not None or _find(objective, MultiToken) is not None:
         return ""
     other = "" if _find(objective, MaskedLM) is None else "; pseudo_log_likelihood is for masked models"
     return f"it needs each token's probability given those before it, but the objective is {_named(objective)}{other}"

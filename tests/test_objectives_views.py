@@ -7,11 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from objectives import bert, causal_lm, masked_lm, prefix_lm, span_corruption
+from objectives import (
+    bert,
+    causal_lm,
+    decoder_span_corruption,
+    masked_lm,
+    multi_token,
+    prefix_lm,
+    span_corruption,
+)
 from objectives.causal_lm import CausalLM
 from objectives.cross_entropy import cross_entropy, token_nll
 from objectives.examples import LENGTH, small_batch, small_config
-from objectives.measuring import QUICK, encode, fresh, network_of
+from objectives.measuring import QUICK, fresh, network_of
 from objectives.mixture import Mixture
 from objectives.views import BitsPerByte, PerPosition, PseudoLogLikelihood, choose
 
@@ -33,6 +41,16 @@ def labelled(view):
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def _sums(view, network, params, batch):
     return view(network.bind(params), batch, jax.random.key(1)).metrics
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def _terms(objective, network, params, batch):
+    return objective(network.bind(params), batch, jax.random.key(1)).terms
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def _encode(network, params, batch):
+    return network.bind(params).encode(batch["tokens"], batch)
 
 
 @functools.lru_cache
@@ -62,7 +80,7 @@ def assert_same(one, other):
 def log_probabilities(objective, batch):
     """float64 [B, L, V] of the next token; of the token itself for a masked model."""
     network, params = _made(objective)
-    bound, hidden = network.bind(params), encode(network, params, batch)
+    bound, hidden = network.bind(params), _encode(network, params, batch)
     if objective is MASKED:
         logits = bound.unembed(*bound.head("masked_lm", hidden))
     else:
@@ -165,6 +183,16 @@ def test_packing_changes_nothing(view):
     unpacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     assert len(rows) == 7
     assert_same(measured(view, batch), measured(view, unpacked))
+
+
+@pytest.mark.parametrize("module", [causal_lm, prefix_lm, decoder_span_corruption, multi_token])
+def test_bits_are_those_of_the_objectives_own_loss(module):
+    objective = module.example()
+    batch = batch_of(objective)
+    bits, _ = measured(BitsPerByte(objective=objective), batch)["bits_per_byte"]
+    network, params = _made(objective)
+    nll, _ = _terms(objective, network, params, batch)["nll"]
+    np.testing.assert_allclose(bits * np.log(2), nll, rtol=1e-5)
 
 
 def test_rows_more_crowded_than_agreed_give_no_number():
