@@ -23,12 +23,12 @@ from benchmarks.study import Study, Task
 from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
-from finetune.restore import Source, open_run
 from train.__main__ import pretrain
 from train.cli import Preempted, load_config, one_line_errors, parse
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
+from train.restore import Source, open_run
 
 EVALUATIONS = 15
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""

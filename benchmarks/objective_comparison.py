@@ -20,11 +20,11 @@ from rich.table import Table
 from benchmarks.label_efficiency import STOPPED, Counter, claim, test_score, tuned_runs
 from benchmarks.report import spread
 from benchmarks.study import Comparison
-from finetune.restore import Source, open_run
 from train.__main__ import pretrain
 from train.cli import Preempted, load_config, one_line_errors, parse
 from train.describe import write_json
 from train.metrics import read_rows
+from train.restore import Source, open_run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -17,13 +17,13 @@ from data.labelled import LabelledRows, class_names, subset
 from data.sources import is_tfds, records
 from data.stream import EvalBatches, Stream
 from finetune.experiment import FineTune
-from finetune.passport import Passport, fresh_passport, hand_off
-from finetune.restore import Source, open_run
 from finetune.tasks import Columns, Examples, Task, TextClassification
 from model.network import Network
 from train.build import check_evaluations, check_model, check_run
 from train.describe import encode
 from train.loop import Parts, Result, run
+from train.passport import Passport, fresh_passport, hand_off
+from train.restore import Source, open_run
 from train.workdir import claim
 
 PAIR_COLUMN = "text_pair"

@@ -29,10 +29,10 @@ from data.labelled import LabelledRows, SequenceExample, TokenExample
 from data.stream import EvalBatches
 from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
-from finetune.restore import open_run
 from finetune.tasks import Examples, TaskObjective, TextClassification
 from model.network import Network, Params
 from train.cli import one_line_errors
+from train.restore import open_run
 
 CUT_OFF = "?"
 """Printed for words that did not fit the row."""
