@@ -12,7 +12,7 @@ import numpy as np
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Row
+from objectives.base import Batch, Corrupted, Documents, LossOut, Row, Scored
 from objectives.causal_lm import CausalLM, successors
 from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
 from objectives.spans import Noise, replace_spans, restore
@@ -125,13 +125,13 @@ class DecoderSpanCorruption(CausalLM):
             miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
         return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
 
-    def score(
+    def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Cross-entropy of the successors that are targets."""
+    ) -> Scored:
+        """The successors that are targets."""
         targets_BL, weights_BL = successors(batch)
         is_input_BL = jnp.pad(batch["prefix"][:, 1:], ((0, 0), (0, 1)))
-        return self.loss(network, hidden_BLD, targets_BL, weights_BL * ~is_input_BL)
+        return Scored(hidden_BLD, network.embedding_VD, None, targets_BL, weights_BL * ~is_input_BL)
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Encode with the inputs in sight of all, or not."""

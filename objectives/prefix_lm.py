@@ -12,7 +12,7 @@ import numpy as np
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut
+from objectives.base import Batch, Corrupted, LossOut, Scored
 from objectives.causal_lm import CausalLM, successors
 from objectives.randomness import token_bits
 
@@ -56,13 +56,13 @@ class PrefixLM(CausalLM):
         prefix_BL = (positions_BL < split_BL) & (segment_ids_BL > 0)
         return Corrupted(batch["tokens"], {"split": split_BL, "prefix": prefix_BL})
 
-    def score(
+    def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Cross-entropy of the successors that are not of the prefix."""
+    ) -> Scored:
+        """The successors that are not of the prefix."""
         targets_BL, weights_BL = successors(batch)
         follows_BL = batch["positions"] + 1 >= corrupted.plan["split"]
-        return self.loss(network, hidden_BLD, targets_BL, weights_BL * follows_BL)
+        return Scored(hidden_BLD, network.embedding_VD, None, targets_BL, weights_BL * follows_BL)
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Encode with the prefix in sight of all."""
