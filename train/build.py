@@ -24,6 +24,7 @@ from model.kernels import choose_kernel
 from model.network import Network, Params
 from objectives.base import Objective
 from train.adapter import FULL, Adapter
+from train.companions import Companion, check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.experiment import Experiment, Run
 from train.launch import HostBatch
@@ -45,7 +46,7 @@ class Built:
     tokenizer: Tokenizer
     description: dict[str, Any]
     reports: tuple[str, ...]
-    """What packing did, one line for each corpus that was packed."""
+    """Whence each companion comes, and what packing did, one line for each corpus that was packed."""
 
 
 def build(experiment: Experiment) -> Built:
@@ -57,11 +58,16 @@ def build(experiment: Experiment) -> Built:
     check_model(experiment.model, experiment.objective, experiment.data.length)
     check_segments(experiment.objective, experiment.data.max_segments)
     check_run(experiment, experiment.objective)
+    check_companions(experiment.objective, experiment.companions)
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
+    companions = open_companions(
+        experiment.companions, experiment.objective, experiment.model, experiment.data.length
+    )
     corpora, tokenizer = _corpora(experiment)
+    check_tokenizers(companions, tokenizer)
     check_vocabulary(tokenizer, experiment.model, experiment.objective, experiment.data.sentinels)
-    train_rows, eval_rows, reports = [], [], []
+    train_rows, eval_rows, reports = [], [], [companion.report() for companion in companions]
     for corpus in corpora:
         train_docs, eval_docs = corpus.split(experiment.data.held_out)
         rows = _rows(experiment, train_docs, tokenizer, experiment.seed)
@@ -77,7 +83,7 @@ def build(experiment: Experiment) -> Built:
         name: list(EvalBatches(rows, batch_size=experiment.batch_size, limit=experiment.data.eval_rows))
         for name, rows in zip(names, eval_rows, strict=True)
     }
-    network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+    network = _network(experiment, companions)
     check_evaluations(experiment, network, experiment.objective, FULL, eval_sets)
     parts = Parts(
         network=network,
@@ -85,6 +91,7 @@ def build(experiment: Experiment) -> Built:
         stream=stream,
         eval_sets=eval_sets,
         initial=_initial(experiment, network, corpora, tokenizer),
+        companions={companion.name: companion.params for companion in companions},
     )
     description = {
         "experiment": encode(experiment),
@@ -93,8 +100,16 @@ def build(experiment: Experiment) -> Built:
         "adapter": encode(parts.adapter),
         # A resumed run on changed files would read other batches under the same numbers.
         "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
+        # And so would one whose companions have gone on training.
+        "companion_checkpoints": {companion.name: companion.description() for companion in companions},
     }
     return Built(parts=parts, tokenizer=tokenizer, description=description, reports=tuple(reports))
+
+
+def _network(experiment: Experiment, companions: Sequence[Companion]) -> Network:
+    heads = tuple(experiment.objective.heads(experiment.model))
+    beside = tuple((companion.name, companion.network) for companion in companions)
+    return Network(experiment.model.build(), heads, beside)
 
 
 def _corpora(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
@@ -192,11 +207,6 @@ def check_run(run: Run, objective: Objective) -> None:
             f"batch_size {run.batch_size} is not divisible by {run.launcher.shards} data-parallel devices x "
             f"{run.microbatches} microbatches = {parts}"
         )
-    if objective.companions:
-        raise ValueError(
-            f"{type(objective).__name__} asks for the companion networks {list(objective.companions)}, but no loop binds "
-            "any yet"
-        )
     if parts > 1 and not objective.additive:
         raise ValueError(
             f"{type(objective).__name__} is no sum over examples (additive = False), so its batch cannot be split into "
@@ -215,12 +225,14 @@ def check_evaluations(
     key = jax.random.key(0)
     params = jax.eval_shape(network.init, key)
     trainable, frozen = jax.eval_shape(adapter.split, params, key)
+    companions = {name: jax.eval_shape(other.init, key) for name, other in network.companions}
 
-    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
-        return objective(network.bind(adapter.merge(trainable, frozen)), batch, key)
+    def score(trainable: Any, frozen: Any, companions: Any, batch: Any) -> Any:
+        bound = network.bind(adapter.merge(trainable, frozen), companions=companions)
+        return objective(bound, batch, key)
 
     # One trace names what every set gives: the objective is the same.
-    out = jax.eval_shape(score, trainable, frozen, dict(next(iter(eval_sets.values()))[0]))
+    out = jax.eval_shape(score, trainable, frozen, companions, dict(next(iter(eval_sets.values()))[0]))
     known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
     if run.best and run.best not in known:
         raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(known)}")
