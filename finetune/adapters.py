@@ -18,7 +18,7 @@ import tyro
 
 from train.adapter import Full, Params
 from train.checkpoint import flat
-from train.tree import is_embedding
+from train.tree import is_embedding, nest
 
 Path = tuple[str, ...]
 
@@ -147,14 +147,3 @@ def _matrix(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, i
     batch, rest = (shape[:1], shape[1:]) if "layers" in path else ((), shape)
     axes = next(axes for pattern, axes in INPUT_AXES if re.search(pattern, "/".join(path)))
     return batch, math.prod(rest[:axes]), math.prod(rest[axes:])
-
-
-def nest(leaves: dict[Path, Any]) -> Params:
-    """Leaves by path as nested dicts: the inverse of `flat` for trees of dicts."""
-    root: dict[str, Any] = {}
-    for (*parents, last), leaf in leaves.items():
-        node = root
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = leaf
-    return root

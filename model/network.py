@@ -45,6 +45,8 @@ class Network:
 
     backbone: nn.Module
     heads: tuple[tuple[str, nn.Module], ...] = ()
+    companions: tuple[tuple[str, "Network"], ...] = ()
+    """Frozen networks that an objective reads beside this one, by name; `init` draws nothing for them."""
 
     def __post_init__(self) -> None:
         """Refuse two heads of one name."""
@@ -64,14 +66,22 @@ class Network:
             lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
         )
 
-    def bind(self, params: Params, dropout_rng: jax.Array | None = None) -> "BoundNetwork":
-        """The network with its parameters; dropout is on iff a key is given."""
-        return BoundNetwork(self, params, dropout_rng)
+    def bind(
+        self,
+        params: Params,
+        dropout_rng: jax.Array | None = None,
+        companions: Mapping[str, Params] = MappingProxyType({}),
+    ) -> "BoundNetwork":
+        """The network with its parameters and those of its companions; dropout is on iff a key is given, in them never."""
+        networks = dict(self.companions)
+        companion = {name: networks[name].bind(own) for name, own in companions.items()}
+        return BoundNetwork(self, params, dropout_rng, companion)
 
     def plain(self) -> "Network":
         """The same mathematics with nothing recomputed and no fused kernel: what FLOPs are counted of."""
         config = dataclasses.replace(self.backbone.config, remat="none", attention="plain")
-        return dataclasses.replace(self, backbone=self.backbone.clone(config=config))
+        companions = tuple((name, network.plain()) for name, network in self.companions)
+        return dataclasses.replace(self, backbone=self.backbone.clone(config=config), companions=companions)
 
     def _boxed(self, rng: jax.Array) -> Params:
         config = self.backbone.config

@@ -1,6 +1,6 @@
 """The contract of every loss: named sums with weights, never means. Knows no loop, optimizer, file or mesh.
 
-Shape suffixes: B rows of a batch, L tokens of a row, D model width.
+Shape suffixes: B rows of a batch, L tokens of a row, P scored positions of a row, D model width, V vocabulary.
 """
 
 import dataclasses
@@ -36,6 +36,16 @@ class Corrupted(NamedTuple):
     plan: dict[str, Any]
 
 
+class Scored(NamedTuple):
+    """What is scored over the vocabulary: the factors of logits = hidden @ embedding.T + bias, and the answers."""
+
+    hidden_BPD: jax.Array
+    embedding_VD: jax.Array
+    bias_V: jax.Array | None
+    targets_BP: jax.Array
+    weights_BP: jax.Array
+
+
 class Documents(Protocol):
     """Random-access tokenised documents, as `make_example` is given them."""
 
@@ -63,7 +73,7 @@ class Objective:
     additive: ClassVar[bool] = True
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
     companions: ClassVar[tuple[str, ...]] = ()
-    """Names of frozen networks that it reads as network.companion[name]; until a loop binds them, runs refuse it."""
+    """Names of frozen networks that it reads as network.companion[name]; an experiment names a run for each."""
     family: ClassVar[Family] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder), causal (decoder) or both, one reading the other."""
     make_example: ClassVar[Any] = None
@@ -91,6 +101,10 @@ class Objective:
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """The modules it needs on top of a backbone of this config, by name."""
         return ()
+
+    def companion_heads(self, name: str, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """The modules that it reads of that companion, whose backbone has this config; by default its own."""
+        return self.heads(config)
 
     def coefficients(self) -> dict[str, float]:
         """The factor of each term in the minimised sum; its keys are exactly the keys of `LossOut.terms`."""
@@ -138,6 +152,12 @@ class Objective:
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Each claim about the corruption as (observed counts, expected counts), for a chi-square test."""
         return {}
+
+    def scored(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> Scored:
+        """What `score` compares with its answers, for losses that compare it with something else (distillation)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it scores")
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted

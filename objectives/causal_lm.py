@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.base import Batch, Corrupted, LossOut, Objective, Scored
 from objectives.cross_entropy import cross_entropy
 
 
@@ -86,27 +86,19 @@ class CausalLM(Objective):
         """What each token predicts, int32 [B, L], and whether that is scored, float32 [B, L]."""
         return successors(batch)
 
+    def scored(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> Scored:
+        """What each token predicts."""
+        return Scored(hidden_BLD, network.embedding_VD, None, *self.targets(batch, corrupted))
+
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy of each token's successor."""
-        targets_BL, weights_BL = self.targets(batch, corrupted)
-        return self.loss(network, hidden_BLD, targets_BL, weights_BL)
-
-    def loss(
-        self, network: BoundNetwork, hidden_BLD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
-    ) -> LossOut:
-        """Cross-entropy of these targets, with its metrics."""
-        out = cross_entropy(
-            hidden_BLD,
-            network.embedding_VD,
-            None,
-            targets_BL,
-            weights_BL,
-            z_loss=self.z_loss,
-            chunk=self.chunk,
-        )
-        weight_sum = jnp.sum(weights_BL)
+        """Cross-entropy of what is scored, with its metrics."""
+        scored = self.scored(network, hidden_BLD, batch, corrupted)
+        out = cross_entropy(*scored, z_loss=self.z_loss, chunk=self.chunk)
+        weight_sum = jnp.sum(scored.weights_BP)
         metrics = {"accuracy": (out.correct_sum, weight_sum)}
         if self.z_loss > 0:
             metrics["pure_nll"] = (out.nll_sum, weight_sum)

@@ -81,11 +81,8 @@ def cross_entropy(
             f"shapes disagree: hidden {hidden_BPD.shape}, embedding {embedding_VD.shape}, "
             f"targets {targets_BP.shape}, weights {weights_BP.shape}"
         )
-    chunk = _positions(B, P, V) if chunk is None else min(chunk, P)
-    pad = (-P) % chunk
-    hidden_NBCD, targets_NBC, weights_NBC = (
-        _split(x, chunk, pad) for x in (hidden_BPD, targets_BP, weights_BP)
-    )
+    chunk = chunk_length(B, P, V) if chunk is None else min(chunk, P)
+    hidden_NBCD, targets_NBC, weights_NBC = (split(x, chunk) for x in (hidden_BPD, targets_BP, weights_BP))
     loss_sum, nll_sum, correct_sum = _swept(
         hidden_NBCD, embedding_VD, bias_V, targets_NBC, weights_NBC, z_loss
     )
@@ -121,8 +118,8 @@ def token_nll(
       [0.2877, 1.3863]
     """
     B, P, _ = hidden_BPD.shape
-    chunk = _positions(B, P, embedding_VD.shape[0]) if chunk is None else min(chunk, P)
-    hidden_NBCD, targets_NBC = (_split(x, chunk, (-P) % chunk) for x in (hidden_BPD, targets_BP))
+    chunk = chunk_length(B, P, embedding_VD.shape[0]) if chunk is None else min(chunk, P)
+    hidden_NBCD, targets_NBC = (split(x, chunk) for x in (hidden_BPD, targets_BP))
 
     def nll(x: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_BCD, targets_BC = x
@@ -137,22 +134,23 @@ Chunk = tuple[jax.Array, jax.Array, jax.Array]
 """Hidden states [B, C, D], targets [B, C], weights [B, C]."""
 
 
-def _positions(B: int, P: int, V: int) -> int:
-    """Positions per row and chunk."""
-    if B * P * V <= WHOLE:
-        return P
-    return min(max(SMALLEST_CHUNK, _power_of_two(WHOLE // (B * V))), LARGEST_CHUNK, P)
-
-
 def _power_of_two(n: int) -> int:
     """The largest one that is not above n; 0 below 1."""
     return 1 << n.bit_length() - 1 if n > 0 else 0
 
 
-def _split(x_BP: jax.Array, chunk: int, pad: int) -> jax.Array:
+def chunk_length(rows: int, positions: int, vocabulary: int) -> int:
+    """Positions of each row whose logits should exist at once."""
+    if rows * positions * vocabulary <= WHOLE:
+        return positions
+    fitting = _power_of_two(WHOLE // (rows * vocabulary))
+    return min(max(SMALLEST_CHUNK, fitting), LARGEST_CHUNK, positions)
+
+
+def split(x_BP: jax.Array, chunk: int) -> jax.Array:
     """[B, P, ...] -> [N, B, C, ...], padded with zeros."""
     B, P, *rest = x_BP.shape
-    x_BP = jnp.pad(x_BP, ((0, 0), (0, pad), *(((0, 0),) * len(rest))))
+    x_BP = jnp.pad(x_BP, ((0, 0), (0, (-P) % chunk), *(((0, 0),) * len(rest))))
     return x_BP.reshape(B, -1, chunk, *rest).swapaxes(0, 1)
 
 

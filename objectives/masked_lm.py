@@ -16,7 +16,7 @@ from flax import linen as nn
 from model.config import TransformerConfig
 from model.heads import MaskedLMHead
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.base import Batch, Corrupted, LossOut, Objective, Scored
 from objectives.cross_entropy import cross_entropy
 from objectives.masking import (
     choose_spans,
@@ -204,10 +204,10 @@ class MaskedLM(Objective):
             corrupted_BL, {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP}
         )
 
-    def score(
+    def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Cross-entropy at the scored positions."""
+    ) -> Scored:
+        """The original tokens at the scored positions."""
         positions_BP, targets_BP, weights_BP = (
             corrupted.plan[k] for k in ("positions", "targets", "weights")
         )
@@ -218,7 +218,13 @@ class MaskedLM(Objective):
             rows_B1 = jnp.arange(hidden_BLD.shape[0])[:, None]
             weights_BP = jnp.zeros(targets_BP.shape, jnp.float32).at[rows_B1, positions_BP].add(weights_BP)
         transformed_BPD, bias_V = network.head("masked_lm", hidden_BPD)
-        out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
+        return Scored(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Cross-entropy at the scored positions."""
+        out = cross_entropy(*self.scored(network, hidden_BLD, batch, corrupted))
         weight_sum = jnp.sum(corrupted.plan["weights"])
         crowded = jnp.max(batch["segment_ids"]) > self.max_segments
         loss_sum = jnp.where(crowded, jnp.nan, out.loss_sum)

@@ -20,11 +20,18 @@ HostBatch = dict[str, np.ndarray]
 
 QUICK = {"xla_backend_optimization_level": 0}
 """All here runs a few times on tiny arrays: compiling is the cost, and this halves it (measured)."""
+COMPANION_SCALE = 4.0
+"""Of a companion's fresh parameters. Nearly equal logits would differ by little more than rounding does."""
 
 
 def network_of(objective: Objective, config: TransformerConfig) -> Network:
-    """The backbone of this config with the objective's heads."""
-    return Network(config.build(), tuple(objective.heads(config)))
+    """The backbone of this config with the objective's heads; its companions have such a backbone, too."""
+    backbone = config.build()
+    companions = tuple(
+        (name, Network(backbone, tuple(objective.companion_heads(name, config))))
+        for name in objective.companions
+    )
+    return Network(backbone, tuple(objective.heads(config)), companions)
 
 
 def step_key() -> jax.Array:
@@ -32,29 +39,50 @@ def step_key() -> jax.Array:
     return jax.random.key(1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def evaluate(objective: Objective, network: Network, params: Params, batch: Batch) -> tuple[LossOut, Params]:
-    """The sums, and the gradient of the sum of all terms (not divided by any weight)."""
+def evaluate(
+    objective: Objective, network: Network, params: Params, batch: HostBatch, only: str | None = None
+) -> tuple[LossOut, Params]:
+    """The sums, and the gradient of the minimised sum (not divided by any weight) or of one term `only`."""
+    return _evaluate(objective, network, only, params, companions_of(network), batch)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
+def _evaluate(
+    objective: Objective,
+    network: Network,
+    only: str | None,
+    params: Params,
+    companions: dict[str, Params],
+    batch: Batch,
+) -> tuple[LossOut, Params]:
     def total(params: Params) -> tuple[jax.Array, LossOut]:
-        out = objective(network.bind(params), batch, step_key())
-        factors = objective.coefficients()
-        return jnp.sum(jnp.stack([factors[k] * loss for k, (loss, _) in out.terms.items()])), out
+        out = objective(network.bind(params, None, companions), batch, step_key())
+        factors = objective.coefficients() if only is None else {only: 1.0}
+        return jnp.sum(jnp.stack([factor * out.terms[k][0] for k, factor in factors.items()])), out
 
     (_, out), grads = jax.value_and_grad(total, has_aux=True)(params)
     return out, grads
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def _initial(network: Network, part: str) -> Params:
-    return network.init(jax.random.key(0))[part]
+def _initial(network: Network, part: str, seed: int) -> Params:
+    return network.init(jax.random.key(seed))[part]
 
 
-def fresh(network: Network) -> Params:
+def fresh(network: Network, seed: int = 0) -> Params:
     """Initial parameters; each part on its own, so that networks which share it compile it once."""
     alone = [Network(network.backbone, (head,)) for head in network.heads]
-    heads = {k: v for part in alone for k, v in _initial(part, "heads").items()}
-    return {"backbone": _initial(Network(network.backbone), "backbone"), "heads": heads}
+    heads = {k: v for part in alone for k, v in _initial(part, "heads", seed).items()}
+    return {"backbone": _initial(Network(network.backbone), "backbone", seed), "heads": heads}
+
+
+@functools.lru_cache(maxsize=4)
+def companions_of(network: Network) -> dict[str, Params]:
+    """Parameters of its companions: of another seed, and larger, so that their answers differ as trained ones do."""
+    return {
+        name: jax.tree.map(lambda x: COMPANION_SCALE * x, fresh(other, seed))
+        for seed, (name, other) in enumerate(network.companions, 1)
+    }
 
 
 def at_start(
@@ -122,7 +150,7 @@ class Recorder(BoundNetwork):
     """Keeps what it encodes."""
 
     def __init__(self, bound: BoundNetwork):
-        super().__init__(bound.network, bound.params)
+        super().__init__(bound.network, bound.params, None, bound.companion)
         self.states_BLD: list[jax.Array] = []
 
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
@@ -131,19 +159,32 @@ class Recorder(BoundNetwork):
         return self.states_BLD[-1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def read_states(objective: Objective, network: Network, params: Params, batch: Batch) -> jax.Array:
+def read_states(objective: Objective, network: Network, params: Params, batch: HostBatch) -> jax.Array:
     """The hidden states [B, L, D] from which the objective scores this batch: of its first encode."""
-    recorder = Recorder(network.bind(params))
+    return _read_states(objective, network, params, companions_of(network), batch)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def _read_states(
+    objective: Objective, network: Network, params: Params, companions: dict[str, Params], batch: Batch
+) -> jax.Array:
+    recorder = Recorder(network.bind(params, None, companions))
     objective(recorder, batch, step_key())
     return recorder.states_BLD[0]
 
 
 class Watched(BoundNetwork):
-    """Reads its own tokens whatever it is asked to encode, and adds `nudge` to what comes out."""
+    """Reads its own tokens whatever it is asked to encode, and adds `nudge` to what comes out.
+
+    Its companions read the same tokens: what they say of them does not change with the targets.
+    """
 
     def __init__(self, bound: BoundNetwork, tokens_BL: jax.Array, nudge_BLD: jax.Array):
-        super().__init__(bound.network, bound.params)
+        companion = {
+            name: Watched(other, tokens_BL, jnp.zeros((1, 1, other.config.width)))
+            for name, other in bound.companion.items()
+        }
+        super().__init__(bound.network, bound.params, None, companion)
         self._tokens_BL, self._nudge_BLD = tokens_BL, nudge_BLD
 
     def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
@@ -151,14 +192,25 @@ class Watched(BoundNetwork):
         return super().encode(self._tokens_BL, batch) + self._nudge_BLD
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def hidden_gradient(
-    objective: Objective, network: Network, params: Params, read: Batch, targets: Batch
+    objective: Objective, network: Network, params: Params, read: HostBatch, targets: HostBatch
 ) -> jax.Array:
     """Gradient [B, L, D] of the loss of `targets` with respect to hidden states of the tokens of `read`."""
+    return _hidden_gradient(objective, network, params, companions_of(network), read, targets)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def _hidden_gradient(
+    objective: Objective,
+    network: Network,
+    params: Params,
+    companions: dict[str, Params],
+    read: Batch,
+    targets: Batch,
+) -> jax.Array:
     def loss(nudge_BLD: jax.Array) -> jax.Array:
-        out = objective(Watched(network.bind(params), read["tokens"], nudge_BLD), targets, step_key())
+        bound = network.bind(params, None, companions)
+        out = objective(Watched(bound, read["tokens"], nudge_BLD), targets, step_key())
         return jnp.sum(jnp.stack([loss for loss, _ in out.terms.values()]))
 
     return jax.grad(loss)(jnp.zeros((*read["tokens"].shape, network.backbone.config.width)))

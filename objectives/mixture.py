@@ -117,14 +117,12 @@ class Mixture(Objective):
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """Those of all parts; parts may share a head by giving it one name and one definition."""
-        merged: dict[str, nn.Module] = {}
-        for part_name, part, _ in self.parts:
-            for name, module in part.heads(config):
-                if merged.setdefault(name, module) != module:
-                    raise ValueError(
-                        f"part {part_name!r} defines head {name!r} differently: {module} {merged[name]}"
-                    )
-        return tuple(merged.items())
+        return _merged([(name, part.heads(config)) for name, part, _ in self.parts])
+
+    def companion_heads(self, name: str, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+        """Those of all parts that read this companion."""
+        reading = [(own, part) for own, part, _ in self.parts if name in part.companions]
+        return _merged([(own, part.companion_heads(name, config)) for own, part in reading])
 
     def coefficients(self) -> dict[str, float]:
         """Each term's own coefficient times its part's."""
@@ -204,6 +202,19 @@ class Mixture(Objective):
                 for index, (name, part, _) in enumerate(self.parts)
             }
         )
+
+
+def _merged(
+    parts: Sequence[tuple[str, tuple[tuple[str, nn.Module], ...]]],
+) -> tuple[tuple[str, nn.Module], ...]:
+    merged: dict[str, nn.Module] = {}
+    for part_name, heads in parts:
+        for name, module in heads:
+            if merged.setdefault(name, module) != module:
+                raise ValueError(
+                    f"part {part_name!r} defines head {name!r} differently: {module} {merged[name]}"
+                )
+    return tuple(merged.items())
 
 
 def _corrupts(part: Objective) -> bool:

@@ -21,6 +21,7 @@ from objectives.measuring import (
     adam,
     add,
     at_start,
+    companions_of,
     corruption,
     corrupts,
     difference,
@@ -149,12 +150,14 @@ def order_of_rows_is_irrelevant(objective: Objective, config: TransformerConfig,
 
 
 def weights_know_no_parameters(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
-    """The weights use no parameter, so the step gets them without running the model."""
+    """The weights use no parameter, so the step gets them without running the model, or a companion."""
     network = network_of(objective, config)
-    params = fresh(network)
+    params = (fresh(network), companions_of(network))
 
-    def weights(params: Params, batch: Batch) -> list[jax.Array]:
-        return [weight for _, weight in objective(network.bind(params), batch, step_key()).terms.values()]
+    def weights(params: tuple[Params, dict[str, Params]], batch: Batch) -> list[jax.Array]:
+        own, companions = params
+        out = objective(network.bind(own, None, companions), batch, step_key())
+        return [weight for _, weight in out.terms.values()]
 
     jaxpr = jax.make_jaxpr(weights)(params, on_device(batch)).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -257,6 +260,8 @@ def predictions_are_probabilities(
     name = "predictions are probabilities"
     if objective.family == "encoder":
         return Verdict(name, "does not apply", detail="bidirectional")
+    if objective.companions:
+        return Verdict(name, "does not apply", detail="its loss knows companions, not only its answers")
     prefix = "target_" if objective.family == "encoder_decoder" else ""
     tokens, segments = prefix + "tokens", prefix + "segment_ids"
     row = int(np.argmax((batch[segments] > 0).sum(axis=1)))
@@ -336,16 +341,21 @@ def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: 
 def one_batch_can_be_learned(
     objective: Objective, config: TransformerConfig, batch: HostBatch, steps: int = 120
 ) -> Verdict:
-    """Adam on one fixed batch at least halves every term."""
+    """Adam on one fixed batch at least halves every term.
+
+    A companion of random parameters knows no answers: terms that follow it contradict the others, so each is learned alone.
+    """
     network = network_of(objective, config)
-    params, moments = fresh(network), None
     before: dict[str, float] = {}
     after: dict[str, float] = {}
-    for step in range(1, steps + 1):
-        out, grads = jax.device_get(evaluate(objective, network, params, batch))
-        after = {k: float(loss / weight) for k, (loss, weight) in out.terms.items()}
-        before = before or after
-        params, moments = adam(params, grads, moments, step)
+    for only in objective.coefficients() if objective.companions else (None,):
+        params, moments = fresh(network), None
+        for step in range(1, steps + 1):
+            out, grads = jax.device_get(evaluate(objective, network, params, batch, only))
+            learned = {k: v for k, v in out.terms.items() if only in (None, k)}
+            found = {k: float(loss / weight) for k, (loss, weight) in learned.items()}
+            before, after = {**found, **before}, {**after, **found}
+            params, moments = adam(params, grads, moments, step)
     shares = [after[k] / before[k] for k in before]
     detail = ", ".join(f"{k} {before[k]:.3f} -> {after[k]:.3f}" for k in before)
     return _verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)

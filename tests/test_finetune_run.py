@@ -21,7 +21,6 @@ from finetune.__main__ import main
 from finetune.adapters import Frozen, LoRA
 from finetune.build import build, fine_tune
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.passport import hand_off
 from finetune.predict import Arguments as PredictArguments
 from finetune.predict import answer, load, predict
 from finetune.tasks import TextClassification, TokenClassification
@@ -37,6 +36,7 @@ from train.launch import Mesh
 from train.loop import Parts, run
 from train.metrics import read_rows
 from train.optimizer import Optimizer
+from train.passport import hand_off
 from train.restore import open_run
 from train.workdir import claim
 

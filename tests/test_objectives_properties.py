@@ -13,9 +13,10 @@ import pytest
 from objectives import properties
 from objectives.base import Corrupted, LossOut
 from objectives.bert_next_sentence import BertNextSentence
-from objectives.causal_lm import CausalLM, successors
+from objectives.causal_lm import CausalLM
 from objectives.check import main, verdicts
 from objectives.cross_entropy import cross_entropy
+from objectives.distillation import Distillation
 from objectives.examples import example_of, examples, small_batch, small_config
 from objectives.masked_lm import MaskedLM
 from objectives.multi_token import MultiToken
@@ -35,6 +36,7 @@ VARIANTS = {
     "masked_lm, rising": dataclasses.replace(
         EXAMPLES["masked_lm"], final_rate=0.4, cap_rate=0.5, rate_examples=20
     ),
+    "distillation, causal": dataclasses.replace(EXAMPLES["distillation"], base=CausalLM()),
 }
 
 
@@ -114,8 +116,8 @@ class TwentyPercentRandom(MaskedLM):
 
 
 class ScoresItsOwnPrefix(PrefixLM):
-    def score(self, network, hidden_BLD, batch, corrupted):
-        return self.loss(network, hidden_BLD, *successors(batch))
+    def targets(self, batch, corrupted):
+        return successors(batch)
 
 
 class PredictsFromTheTokenItself(MultiToken):
@@ -243,6 +245,20 @@ class ReadsItsTargets(SpanCorruption):
         return LossOut({"nll": (out.loss_sum, jnp.sum(weights))}, {})
 
 
+class WeightsFromTheTeacher(Distillation):
+    def score(self, network, hidden_BLD, batch, corrupted):
+        out = super().score(network, hidden_BLD, batch, corrupted)
+        loss_sum, weight_sum = out.terms["kl"]
+        sure = jnp.sum(network.companion["teacher"].encode(batch["tokens"], batch))
+        return LossOut({**out.terms, "kl": (loss_sum, weight_sum + 0 * sure)}, out.metrics)
+
+
+class LearnsNothingFromItsTeacher(Distillation):
+    def score(self, network, hidden_BLD, batch, corrupted):
+        out = super().score(network, hidden_BLD, batch, corrupted)
+        return LossOut({**out.terms, "kl": jax.lax.stop_gradient(out.terms["kl"])}, out.metrics)
+
+
 class DrawsFromTheClock(NextSentence):
     def make_example(self, docs, index, rng):
         return super().make_example(docs, index, np.random.default_rng())
@@ -286,6 +302,8 @@ MUTANTS = [
     (NegativesFromItself(**_PAIRS(), sentence_ends=(9, 19, 29)), properties.makes_examples_as_claimed),
     (NeverSwaps(**_PAIRS()), properties.makes_examples_as_claimed),
     (DrawsFromTheClock(**_PAIRS()), properties.makes_examples_as_claimed),
+    (WeightsFromTheTeacher(base=CausalLM()), properties.weights_know_no_parameters),
+    (LearnsNothingFromItsTeacher(base=CausalLM()), properties.one_batch_can_be_learned),
 ]
 
 

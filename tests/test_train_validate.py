@@ -16,6 +16,7 @@ from objectives.masked_lm import MaskedLM
 from objectives.sequence_classification import SequenceClassification
 from tests.tiny import encoder, masked_lm, settings
 from train.build import check_model, check_run, check_segments, check_vocabulary
+from train.companions import check_companions
 from train.describe import decode, differences, encode
 from train.experiment import TextData
 from train.launch import Mesh, Pmap
@@ -62,7 +63,20 @@ class WithCompanion(MaskedLM):
         (lambda: Optimizer(clip_norm=-1.0), "clip_norm -1.0 .* must not be negative"),
         (lambda: Mesh(fsdp=0).check(), "fsdp=0 .* has an axis below 1"),
         (lambda: TextData(eval_rows=0), "data.eval_rows 0 must be at least 1"),
-        (lambda: check_run(settings(), WithCompanion(mask_id=4, max_segments=1)), "companion .*'reference'"),
+        (
+            lambda: check_companions(WithCompanion(mask_id=4, max_segments=1), ()),
+            r"WithCompanion reads .* \['reference'\], but companions names \[\]: .* --companions reference RUN",
+        ),
+        (
+            lambda: check_companions(masked_lm(), (("teacher", "runs/a"),)),
+            r"names \['teacher'\], but MaskedLM reads none",
+        ),
+        (
+            lambda: check_companions(
+                WithCompanion(mask_id=4, max_segments=1), (("reference", "a"), ("reference", "b"))
+            ),
+            r"names \['reference', 'reference'\]: each name takes one run",
+        ),
         (lambda: check_model(GPT, masked_lm(), 32), "MaskedLM predicts .* causal backbone Gpt2Config"),
         (
             lambda: check_model(GPT, SequenceClassification(classes=2), 32),

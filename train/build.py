@@ -25,6 +25,7 @@ from model.kernels import choose_kernel
 from model.network import Network, Params
 from objectives.base import Objective
 from train.adapter import FULL, Adapter
+from train.companions import Companion, check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.experiment import Experiment, Run
 from train.launch import HostBatch
@@ -49,7 +50,7 @@ class Built:
     tokenizer: Tokenizer
     description: dict[str, Any]
     reports: tuple[str, ...]
-    """What packing did, one line for each corpus that was packed."""
+    """Whence each companion comes, and what packing did, one line for each corpus that was packed."""
 
 
 def build(experiment: Experiment) -> Built:
@@ -61,12 +62,18 @@ def build(experiment: Experiment) -> Built:
     check_model(experiment.model, experiment.objective, experiment.data.length)
     check_segments(experiment.objective, experiment.data.max_segments)
     check_run(experiment, experiment.objective)
+    check_companions(experiment.objective, experiment.companions)
     if not experiment.data.files:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
     check_reads(experiment.objective)
+    companions = open_companions(
+        experiment.companions, experiment.objective, experiment.model, experiment.data.length
+    )
     corpora, tokenizer = corpora_of(experiment)
+    check_tokenizers(companions, tokenizer)
     check_vocabulary(tokenizer, experiment.model, experiment.objective, experiment.data.sentinels)
-    reads, train_rows, reports = experiment.objective.reads(), [], []
+    reads, train_rows = experiment.objective.reads(), []
+    reports = [companion.report() for companion in companions]
     for corpus in corpora:
         train_docs, _ = corpus.split(experiment.data.held_out)
         rows = _rows(experiment, train_docs, tokenizer, experiment.seed)
@@ -79,7 +86,7 @@ def build(experiment: Experiment) -> Built:
         name: list(EvalBatches(rows, batch_size=experiment.batch_size, limit=experiment.data.eval_rows))
         for name, rows in held_out_rows(experiment, corpora, tokenizer, reads).items()
     }
-    network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
+    network = _network(experiment, companions)
     check_evaluations(experiment, network, experiment.objective, FULL, eval_sets)
     parts = Parts(
         network=network,
@@ -87,6 +94,7 @@ def build(experiment: Experiment) -> Built:
         stream=stream,
         eval_sets=eval_sets,
         initial=_initial(experiment, network, corpora, tokenizer),
+        companions={companion.name: companion.params for companion in companions},
     )
     description = {
         "experiment": encode(experiment),
@@ -95,8 +103,16 @@ def build(experiment: Experiment) -> Built:
         "adapter": encode(parts.adapter),
         # A resumed run on changed files would read other batches under the same numbers.
         "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
+        # And so would one whose companions have gone on training.
+        "companion_checkpoints": {companion.name: companion.description() for companion in companions},
     }
     return Built(parts=parts, tokenizer=tokenizer, description=description, reports=tuple(reports))
+
+
+def _network(experiment: Experiment, companions: Sequence[Companion]) -> Network:
+    heads = tuple(experiment.objective.heads(experiment.model))
+    beside = tuple((companion.name, companion.network) for companion in companions)
+    return Network(experiment.model.build(), heads, beside)
 
 
 def corpora_of(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
@@ -216,11 +232,6 @@ def check_run(run: Run, objective: Objective) -> None:
             f"batch_size {run.batch_size} is not divisible by {run.launcher.shards} data-parallel devices x "
             f"{run.microbatches} microbatches = {parts}"
         )
-    if objective.companions:
-        raise ValueError(
-            f"{type(objective).__name__} asks for the companion networks {list(objective.companions)}, but no loop binds "
-            "any yet"
-        )
     if parts > 1 and not objective.additive:
         raise ValueError(
             f"{type(objective).__name__} is no sum over examples (additive = False), so its batch cannot be split into "
@@ -239,12 +250,14 @@ def check_evaluations(
     key = jax.random.key(0)
     params = jax.eval_shape(network.init, key)
     trainable, frozen = jax.eval_shape(adapter.split, params, key)
+    companions = {name: jax.eval_shape(other.init, key) for name, other in network.companions}
 
-    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
-        return objective(network.bind(adapter.merge(trainable, frozen)), batch, key)
+    def score(trainable: Any, frozen: Any, companions: Any, batch: Any) -> Any:
+        bound = network.bind(adapter.merge(trainable, frozen), companions=companions)
+        return objective(bound, batch, key)
 
     # One trace names what every set gives: the objective is the same.
-    out = jax.eval_shape(score, trainable, frozen, dict(next(iter(eval_sets.values()))[0]))
+    out = jax.eval_shape(score, trainable, frozen, companions, dict(next(iter(eval_sets.values()))[0]))
     known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
     if run.best and run.best not in known:
         raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(known)}")

@@ -9,7 +9,8 @@ wherever the true gradient is zero. It must not know what an objective computes.
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build
 from train.cli import load_config, one_line_errors, parse_with
+from train.companions import place
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
 from train.optimizer import Optimizer
@@ -79,6 +81,7 @@ def certify(
     ways: dict[str, Launcher],
     splits: Sequence[int],
     seed: int = 0,
+    companions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Run all `batches` on one device and every way, in each number of parts; compare with one device and one part."""
     rng = jax.random.key(seed)
@@ -87,7 +90,8 @@ def certify(
     step = functools.partial(train_step, network=network, objective=objective, adapter=FULL)
 
     def alone(microbatches: int, tx: optax.GradientTransformation) -> Run:
-        return _on_one_device(functools.partial(step, tx=tx, microbatches=microbatches), tx, rng)
+        split = functools.partial(step, tx=tx, microbatches=microbatches)
+        return _on_one_device(split, tx, rng, dict(companions))
 
     reference_losses, end = alone(1, moves)(params, batches)
     points = [(params, batches[0]), (end.trainable, batches[-1])]
@@ -109,7 +113,8 @@ def certify(
     for name, launcher in ways.items():
         for microbatches in splits:
             split = functools.partial(step, microbatches=microbatches)
-            yield row(name, microbatches, functools.partial(_launched, launcher, network, split, rng))
+            run = functools.partial(_launched, launcher, network, split, rng, companions)
+            yield row(name, microbatches, run)
 
 
 Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, TrainState]]
@@ -122,11 +127,14 @@ def _gradient(run: Run, point: tuple[Any, HostBatch]) -> Any:
     return run(params, [batch])[1].opt_state
 
 
-def _on_one_device(step: Any, tx: optax.GradientTransformation, rng: jax.Array) -> Run:
+def _on_one_device(
+    step: Any, tx: optax.GradientTransformation, rng: jax.Array, companions: dict[str, Any]
+) -> Run:
     compiled = jax.jit(step)
 
     def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
         state, losses = create_state(params, rng, tx=tx, adapter=FULL), []
+        state = state._replace(companions=companions)
         for batch in batches:
             state, sums = compiled(state, dict(batch), rng)
             losses.append(float(sums["loss"][0]))
@@ -136,7 +144,12 @@ def _on_one_device(step: Any, tx: optax.GradientTransformation, rng: jax.Array) 
 
 
 def _launched(
-    launcher: Launcher, network: Network, step: Any, rng: jax.Array, tx: optax.GradientTransformation
+    launcher: Launcher,
+    network: Network,
+    step: Any,
+    rng: jax.Array,
+    companions: Mapping[str, Any],
+    tx: optax.GradientTransformation,
 ) -> Run:
     create = functools.partial(create_state, tx=tx, adapter=FULL)
     compiled = launcher.compile(functools.partial(step, tx=tx), donate=False)
@@ -144,7 +157,8 @@ def _launched(
 
     def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
         shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
-        state, losses = launcher.enter(jax.jit(create, out_shardings=shardings)(params, rng)), []
+        state, losses = jax.jit(create, out_shardings=shardings)(params, rng), []
+        state = launcher.enter(state._replace(companions=place(companions, network, launcher)))
         for batch in batches:
             rows = launcher.local_rows(len(batch["tokens"]))
             state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
@@ -195,7 +209,15 @@ def main(arguments: Sequence[str]) -> None:
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
     ways = launchers(jax.device_count())
     batches = [parts.stream.batch(i) for i in range(steps)]
-    found = certify(parts.network, parts.objective, batches, experiment.optimizer, ways=ways, splits=splits)
+    found = certify(
+        parts.network,
+        parts.objective,
+        batches,
+        experiment.optimizer,
+        ways=ways,
+        splits=splits,
+        companions=parts.companions,
+    )
     total = (1 + len(ways)) * len(splits) - (1 in splits)
     rows = list(tqdm(found, total=total, desc="certificate", unit="row", dynamic_ncols=True))
     Console().print(table(rows, f"{arguments[0]}: {steps} steps against one device"))

@@ -107,6 +107,8 @@ class Experiment(Run):
     data: TextData
     table: Literal["random", "semantic"] = "random"
     """Where the token table starts: "semantic" computes it from which documents share which words (data.semantics)."""
+    companions: tuple[tuple[str, str], ...] = ()
+    """Each frozen network that the objective reads: its name, and the run folder (or one checkpoint) that it comes from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

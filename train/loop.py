@@ -26,6 +26,7 @@ from objectives.base import Objective
 from train import metrics
 from train.adapter import FULL, Adapter, Params
 from train.checkpoint import Checkpoints
+from train.companions import place
 from train.experiment import Run
 from train.flops import count_flops, peak_flops
 from train.launch import HostBatch, Launcher
@@ -54,6 +55,8 @@ class Parts:
     adapter: Adapter = FULL
     initial: Params | None = None
     """Initial parameters as numpy arrays, from a hand-off; None draws fresh ones."""
+    companions: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+    """Parameters of the network's companions by name, as numpy arrays."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -205,7 +208,8 @@ class _Loop:
             state = programs.create(params, adapter_key)
         if self.best is not None:
             self.best.discard_after(step or 0)
-        return self.launcher.enter(state), step or 0
+        companions = place(self.parts.companions, self.parts.network, self.launcher)
+        return self.launcher.enter(state._replace(companions=companions)), step or 0
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -342,7 +346,8 @@ class _Loop:
         if checkpoints is self.checkpoints and self.best is not None:
             # This one will name the best step: that step must be whole on disk first, or a kill could leave a name only.
             self.best.wait()
-        clean: TrainState = self.launcher.leave(state)
+        # Companions never change, and the runs that trained them have them.
+        clean: TrainState = self.launcher.leave(state._replace(companions={}))
         # A run that ended on a bad step can be resumed once its cause is gone.
         clean = clean._replace(bad_step=jax.numpy.full_like(clean.bad_step, -1))
         checkpoints.save(step, clean, dataclasses.asdict(self.progress))

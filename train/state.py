@@ -24,12 +24,14 @@ class TrainState(NamedTuple):
     opt_state: Any
     bad_step: jax.Array
     """int32 scalar: the first step whose loss or gradient was not finite, or -1. Nothing is updated after it."""
+    companions: dict[str, Params]
+    """Parameters of the frozen networks that the objective reads, by name. They are never saved."""
 
 
 def create_state(
     params: Params, rng: jax.Array, *, tx: optax.GradientTransformation, adapter: Adapter
 ) -> TrainState:
-    """The state before the first step, from initial parameters."""
+    """The state before the first step, from initial parameters; companions are added by whoever has them."""
     trainable, frozen = adapter.split(params, rng)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -37,4 +39,5 @@ def create_state(
         frozen=frozen,
         opt_state=tx.init(trainable),
         bad_step=jnp.full((), -1, jnp.int32),
+        companions={},
     )

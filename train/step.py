@@ -60,7 +60,7 @@ def train_step(
       state: the state before the step; donated by the launchers.
       batch: arrays with leading axis B (this device's rows if `axis` is given, else all rows).
       rng: the run's root key; step, example ids and device are folded in here, never by the caller.
-      network: backbone and heads, unbound.
+      network: backbone and heads, unbound; its companions' parameters are in the state, and get no gradient.
       objective: the loss, as sums with weights.
       tx: optax transformation over `state.trainable`.
       adapter: what is trained.
@@ -77,7 +77,7 @@ def train_step(
 
     def forward(trainable: Params, rows: Batch, index: jax.Array) -> LossOut:
         params = adapter.merge(trainable, state.frozen)
-        bound = network.bind(params, dropout_rng=jax.random.fold_in(dropout_key, index))
+        bound = network.bind(params, jax.random.fold_in(dropout_key, index), state.companions)
         return objective(bound, rows, corruption_key)
 
     def weights(x: Any) -> dict[str, jax.Array]:
@@ -126,7 +126,9 @@ def _update(
         lambda new, old: jnp.where(keep, new, old), (trainable, opt_state), (state.trainable, state.opt_state)
     )
     bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
-    next_state = TrainState(state.step + keep, trainable, state.frozen, opt_state, bad_step)
+    next_state = state._replace(
+        step=state.step + keep, trainable=trainable, opt_state=opt_state, bad_step=bad_step
+    )
     own = {"loss": (total, one), "grad_norm": (grad_norm, one), "tokens": (tokens, one)}
     return next_state, _apart(out.terms, out.metrics, own)
 
@@ -148,7 +150,8 @@ def eval_step(
     axis: str | None = None,
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Sums with weights of the same objective, or of a view, without dropout and with one fixed corruption per example."""
-    bound = network.bind(adapter.merge(state.trainable, state.frozen))
+    params = adapter.merge(state.trainable, state.frozen)
+    bound = network.bind(params, companions=state.companions)
     out = objective(bound, batch, jax.random.fold_in(rng, 0))
     out = out if axis is None else jax.lax.psum(out, axis)
     return _apart(out.terms, out.metrics)

@@ -12,8 +12,9 @@ from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer
 from train.describe import differences, read_json, write_json
 
-MAY_CHANGE = ("launcher", "log_every", "save_every", "keep")
-"""Fields of an experiment that a resumed run may set anew, because they do not change its numbers."""
+MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "companions")
+"""Fields of an experiment that a resumed run may set anew, because they do not change its numbers: of companions where they
+lie, not what they are."""
 _WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp")
 
 

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from finetune.adapters import nest
 from model.network import Network
 from train.adapter import Params
 from train.checkpoint import flat
 from train.describe import write_json
 from train.restore import Source
+from train.tree import nest
 
 Status = Literal["restored", "resized", "re-initialised", "dropped"]
 POSITIONS = ("backbone", "embed", "positions")
@@ -92,7 +92,8 @@ def hand_off(
     unknown = sorted(set(reuse_heads) - heads)
     if unknown:
         raise ValueError(f"reuse_heads names {unknown}, but this network has the heads {sorted(heads)}")
-    fresh = {path: np.asarray(leaf) for path, leaf in flat(_fresh_heads(network, rng)).items()}
+    drawn = {} if heads <= set(reuse_heads) else _fresh_heads(network, rng)
+    fresh = {path: np.asarray(leaf) for path, leaf in flat(drawn).items()}
     leaves, entries, problems = {}, [], []
     for path, target in wanted.items():
         found = _place(path, target, held.get(path), fresh.get(path), source, network, path[1] in reuse_heads)

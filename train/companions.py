@@ -1,0 +1,139 @@
+"""Companions of a run: frozen networks that its objective reads, handed off from the runs that trained them.
+
+They are placed beside the state and never trained or saved. This module must not know what an objective does with them.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.prepare import TOKENIZER_FILE
+from data.tokenizer import Tokenizer
+from model.config import TransformerConfig
+from model.network import Network, Params
+from objectives.base import Objective
+from train.checkpoint import flat
+from train.launch import Launcher
+from train.passport import Passport, hand_off
+from train.restore import Source, open_run
+
+Named = Sequence[tuple[str, str]]
+"""(name, run folder or one checkpoint of it) of each companion."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Companion:
+    """One of them, opened."""
+
+    name: str
+    source: Source
+    network: Network
+    params: Params
+    """Numpy arrays."""
+    passport: Passport
+
+    def report(self) -> str:
+        """One line: whence it comes, and how much of that run it is."""
+        restored = sum(entry.status == "restored" for entry in self.passport.entries)
+        left = sorted(
+            {"/".join(e.path.split("/")[:2]) for e in self.passport.entries if e.status == "dropped"}
+        )
+        behind = f", {', '.join(left)} left behind" if left else ""
+        return f"companion {self.name} from {self.source.checkpoint}: {restored} leaves restored{behind}"
+
+    def description(self) -> dict[str, Any]:
+        """What tells its numbers from others: a resumed run must read the same."""
+        return {"step": self.source.step, "digest": digest(self.params)}
+
+
+def check_companions(objective: Objective, named: Named) -> None:
+    """A run for every companion that the objective declares, once, and for no other."""
+    declared, given = list(objective.companions), [name for name, _ in named]
+    kind = type(objective).__name__
+    if missing := [name for name in declared if name not in given]:
+        raise ValueError(
+            f"{kind} reads the companion networks {declared}, but companions names {given}: name the run that trained "
+            f"{missing[0]!r} with --companions {missing[0]} RUN"
+        )
+    if needless := [name for name in given if name not in declared]:
+        raise ValueError(
+            f"companions names {needless}, but {kind} reads {declared or 'none'}: leave {needless} out, or choose an "
+            "objective that reads them"
+        )
+    if len(set(given)) != len(given):
+        raise ValueError(f"companions names {given}: each name takes one run")
+
+
+def open_companions(
+    named: Named, objective: Objective, model: TransformerConfig, length: int
+) -> tuple[Companion, ...]:
+    """The companions of a run on this model, whose rows have this length.
+
+    Raises:
+      FileNotFoundError: a run folder or its checkpoint is not there.
+      ValueError: a run is damaged, or its network cannot stand beside this model; with both values.
+    """
+    return tuple(_open(name, run, objective, model, length) for name, run in named)
+
+
+def _open(name: str, run: str, objective: Objective, model: TransformerConfig, length: int) -> Companion:
+    source = open_run(run)
+    own, what = source.model, f"the companion {name} ({source.checkpoint})"
+    if own.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"{what} has vocab_size {own.vocab_size}, but model.vocab_size is {model.vocab_size}: both read the same ids; "
+            f"set --model.vocab-size {own.vocab_size} --data.tokenizer {source.folder / TOKENIZER_FILE}"
+        )
+    if own.max_positions < length:
+        raise ValueError(
+            f"{what} has max_positions {own.max_positions}, but data.length is {length}: shorten the rows or take another"
+        )
+    if own.encoder_decoder != model.encoder_decoder:
+        raise ValueError(
+            f"{what} is a {type(own).__name__}, the model a {type(model).__name__}: both or neither must be an "
+            "encoder-decoder"
+        )
+    try:
+        objective.check(own, length)
+    except ValueError as error:
+        raise ValueError(f"{what} cannot serve this objective: {error}") from error
+    heads = tuple(objective.companion_heads(name, own))
+    network = Network(own.build(), heads)
+    # Every head is taken from the run, so nothing is drawn with this key.
+    params, passport = hand_off(source, network, jax.random.key(0), reuse_heads=[head for head, _ in heads])
+    return Companion(name=name, source=source, network=network, params=params, passport=passport)
+
+
+def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer) -> None:
+    """Equal ids must mean equal text in all networks."""
+    for companion in companions:
+        other = companion.source.tokenizer
+        if other.fingerprint != tokenizer.fingerprint:
+            source = companion.source
+            raise ValueError(
+                f"the companion {companion.name} ({source.checkpoint}) reads tokenizer {other.fingerprint[:16]}..., this "
+                f"run {tokenizer.fingerprint[:16]}...: equal ids would be other texts; set --data.tokenizer "
+                f"{source.folder / TOKENIZER_FILE}"
+            )
+
+
+def place(companions: Mapping[str, Params], network: Network, launcher: Launcher) -> dict[str, Params]:
+    """Their parameters on the devices in canonical form, laid out by the same rules as the model's."""
+    networks = dict(network.companions)
+    return {
+        name: jax.tree.map(jax.device_put, params, launcher.shardings(params, networks[name].logical_axes()))
+        for name, params in companions.items()
+    }
+
+
+def digest(params: Params) -> str:
+    """SHA-256 of all leaves with their paths."""
+    total = hashlib.sha256()
+    for path, leaf in sorted(flat(params).items()):
+        total.update("/".join(path).encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
