@@ -79,6 +79,12 @@ class OwnLoss(View):
 
     name: ClassVar[str] = "objective"
 
+    def refusal(self, offered: Collection[str]) -> str:
+        """A view binds no companions; the run's own evaluations do."""
+        if self.objective.companions:
+            return f"it reads the companions {', '.join(self.objective.companions)}, which only a training run binds"
+        return super().refusal(offered)
+
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """The objective."""
         return self.objective(network, batch, rng)

@@ -13,7 +13,7 @@ import pytest
 from objectives import properties
 from objectives.base import Corrupted, LossOut
 from objectives.bert_next_sentence import BertNextSentence
-from objectives.causal_lm import CausalLM
+from objectives.causal_lm import CausalLM, successors
 from objectives.check import main, verdicts
 from objectives.cross_entropy import cross_entropy
 from objectives.distillation import Distillation

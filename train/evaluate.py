@@ -158,7 +158,7 @@ def _state(source: Source, network: Network, launcher: Launcher) -> Any:
         )
     params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_names(path)], wanted)
     zero: Any = np.zeros((), np.int32)
-    state = TrainState(step=zero, trainable=params, frozen={}, opt_state=(), bad_step=zero - 1)
+    state = TrainState(step=zero, trainable=params, frozen={}, opt_state=(), bad_step=zero - 1, companions={})
     return launcher.enter(
         jax.tree.map(jax.device_put, state, launcher.shardings(state, network.logical_axes()))
     )
