@@ -101,6 +101,7 @@ def saved_names(checkpoint):
     return names
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_checkpoint_under_both_launchers_alike(students):
     rows = {name: read_rows(students / name / "metrics.jsonl") for name in LAUNCHERS}
     losses = [[(r["train/loss"], r["train/kl"]) for r in rows[name] if "train/kl" in r] for name in LAUNCHERS]
@@ -111,6 +112,7 @@ def test_a_student_learns_from_a_checkpoint_under_both_launchers_alike(students)
     np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_in_no_checkpoint_of_its_student(students):
     names = saved_names(students / "pmap" / "checkpoints" / "4")
     assert any("opt_state" in name for name in names)
@@ -121,6 +123,7 @@ def test_the_teacher_is_in_no_checkpoint_of_its_student(students):
     assert described["step"] == 4 and len(described["digest"]) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_resumed_student_ends_bitwise_equal(launcher, text, teacher, students, tmp_path, capsys):
     """So its teacher, read again, is what it was: no step moves it. Where it lies does not matter."""
@@ -137,6 +140,7 @@ def test_a_resumed_student_ends_bitwise_equal(launcher, text, teacher, students,
         assert np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_student_is_not_resumed_with_a_teacher_that_went_on(text, teacher, students, capsys):
     tokenizer = ["--data.tokenizer", f"{teacher}/tokenizer.model"]
     earlier = student(text, teacher / "checkpoints" / "2", students / "pmap", *tokenizer)
