@@ -25,6 +25,7 @@ from objectives.base import Objective
 from objectives.bert import bert
 from objectives.causal_lm import CausalLM
 from objectives.decoder_span_corruption import DecoderSpanCorruption
+from objectives.examples import Documents
 from objectives.fill_in_the_middle import FillInTheMiddle
 from objectives.masked_lm import MaskedLM
 from objectives.multi_token import MultiToken
@@ -93,27 +94,9 @@ def objectives() -> Iterator[tuple[str, Objective]]:
     yield "ul2", UL2(sentinels=100, targets_row=LENGTH, mode_ids=(8000, 8001, 8002), **spans)
 
 
-class Texts:
-    """Long texts of random ordinary tokens."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self._texts = [rng.integers(7, 7900, 700).astype(np.int32) for _ in range(ROWS)]
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._texts[index]
-
-    def hash(self, index: int) -> int:
-        """All differ."""
-        return index
-
-
 def batch_for(objective: Objective) -> dict[str, np.ndarray]:
     """Full rows: made by the objective, or the start of each text."""
-    texts = Texts()
+    texts = Documents(sizes=[700] * ROWS, tokens=range(7, 7900))
     if objective.make_example is not None:
         rows = [objective.make_example(texts, i, np.random.default_rng(i)) for i in range(ROWS)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}

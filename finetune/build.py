@@ -20,7 +20,6 @@ from finetune.experiment import FineTune
 from finetune.tasks import Columns, Examples, Task, TextClassification
 from model.network import Network
 from train.build import check_evaluations, check_model, check_run
-from train.companions import check_companions
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
@@ -104,7 +103,6 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     objective = task.objective(len(classes))
     check_model(model, objective, data.length)
     check_run(experiment, objective)
-    check_companions(objective, ())
     examples["train"] = _draw(examples["train"], data.labels, experiment.seed, data.train)
     sample = min(data.train_sample, len(examples["train"]))
     examples["train_sample"] = subset(examples["train"], sample, experiment.seed)

@@ -22,7 +22,7 @@ Residuals = tuple[jax.Array, jax.Array, jax.Array | None]
 
 
 def affine(x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> jax.Array:
-    """X @ kernel + bias in their common dtype; on CPU in reverse mode only."""
+    """The product x @ kernel + bias in their common dtype; on CPU in reverse mode only."""
     if platform() == "cpu":
         return checkpoint_name(_affine(x_RD, kernel_DF, bias_F), PRODUCT)
     y_RF = x_RD @ kernel_DF
@@ -30,7 +30,7 @@ def affine(x_RD: jax.Array, kernel_DF: jax.Array, bias_F: jax.Array | None) -> j
 
 
 def product(subscripts: str, one: jax.Array, other: jax.Array) -> jax.Array:
-    """Einsum of two matrices, summed and handed back in float32: "RD,DF->RF" and "RF,DF->RD" are the fast ones."""
+    """The einsum of two matrices, summed and handed back in float32: "RD,DF->RF" and "RF,DF->RD" are the fast ones."""
     if platform() != "cpu":
         return jnp.einsum(subscripts, one, other, preferred_element_type=jnp.float32)
     # Between barriers no transpose and no reduction is folded into the product, which would be a slow one then, or
@@ -42,7 +42,7 @@ def product(subscripts: str, one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def sum_of_outer_products(x_RD: jax.Array, y_RF: jax.Array) -> jax.Array:
-    """X transposed @ y in float32: the gradient of a kernel."""
+    """The product of x transposed and y in float32: the gradient of a kernel."""
     if platform() != "cpu":
         return jnp.einsum("RD,RF->DF", x_RD, y_RF, preferred_element_type=jnp.float32)
     # The axis more makes XLA store the transpose; else it would only note that x is to be read the other way round.

@@ -126,6 +126,13 @@ class Objective:
                 "before it"
             )
 
+    def refuse_bidirectional(self, config: TransformerConfig) -> None:
+        """For `check`: raise ValueError on a backbone in which tokens see what they should predict."""
+        if not config.causal:
+            raise ValueError(
+                f"{type(self).__name__} needs a causal backbone, {type(config).__name__} is not one"
+            )
+
     def refuse_other_length(self, length: int, own: int) -> None:
         """For `check` of what makes its rows: raise ValueError unless the data's rows are as long."""
         if length != own:
@@ -153,6 +160,10 @@ class Objective:
         """Each claim about the corruption as (observed counts, expected counts), for a chi-square test."""
         return {}
 
+    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+        """What `score` is given, [B, L, D]; an objective that lets tokens see otherwise than the layout says defines it."""
+        return network.encode(corrupted.tokens_BL, batch)
+
     def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> Scored:
@@ -168,5 +179,10 @@ class Objective:
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Corrupt, encode once, score. `rng` is the step's key; example ids are folded in below."""
         corrupted = self.corrupt(network.config, batch, rng)
-        hidden_BLD = network.encode(corrupted.tokens_BL, batch)
-        return self.score(network, hidden_BLD, batch, corrupted)
+        return self.score(network, self.hidden_states(network, batch, corrupted), batch, corrupted)
+
+
+def encodes_plainly(objective: Objective) -> bool:
+    """Whether it scores one encode of the row as the layout says, so that others may score the same one."""
+    own = type(objective)
+    return own.__call__ is Objective.__call__ and own.hidden_states is Objective.hidden_states

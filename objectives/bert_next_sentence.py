@@ -7,7 +7,7 @@ import numpy as np
 
 from objectives.base import Documents, Row
 from objectives.next_sentence import NextSentence
-from objectives.pairs import draw_two, holds_span, never, pairs_of
+from objectives.pairs import are_of_one_document, draw_two, never, pairs_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,9 @@ class BertNextSentence(NextSentence):
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """B is of A's document if it follows, and of another if it does not."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
-        texts = [docs[i] for i in range(len(docs))]
         apart, together = 0, 0
         for a, b, label in pairs:
-            shared = any(holds_span(text, a) and holds_span(text, b) for text in texts)
+            shared = are_of_one_document(docs, a, b)
             apart += label == 0 and not shared
             together += label == 1 and shared
         followed = sum(label == 0 for _, _, label in pairs)

@@ -73,14 +73,7 @@ class CausalLM(Objective):
 
     def check(self, config: TransformerConfig, length: int) -> None:
         """A bidirectional backbone would see the answers."""
-        if not config.causal:
-            raise ValueError(
-                f"{type(self).__name__} needs a causal backbone, {type(config).__name__} is not one"
-            )
-
-    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
-        """Hidden states [B, L, D] from which successors are predicted."""
-        return network.encode(corrupted.tokens_BL, batch)
+        self.refuse_bidirectional(config)
 
     def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
         """What each token predicts, int32 [B, L], and whether that is scored, float32 [B, L]."""

@@ -16,8 +16,9 @@ from model.product import product, sum_of_outer_products, sum_of_rows
 WHOLE = 2**24
 """Up to this many logits (64 MiB of float32) are one block: chunks would only cost time."""
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 256
-"""Positions per row and chunk. Measured at D=256, V=50257, L=1024 on one CPU core (2026-11-21): 544 ms at
-256, 670 ms at 64, 1182 ms unchunked; temporary memory 156, 78 and 412 MB."""
+"""Positions per row and chunk. Few rows want long chunks: one of D=256, V=50257, L=1024 took 544 ms at 256, 670 ms at 64
+and 1182 ms unchunked, with 156, 78 and 412 MB (one CPU core). Many rows want short ones: 32 of V=30522 took 677 ms at 16
+and 789 ms at 64 in bfloat16, 1137 and 1351 ms in float32 (two cores; all 2026-11-21)."""
 
 
 class CrossEntropy(NamedTuple):
@@ -123,7 +124,7 @@ def token_nll(
 
     def nll(x: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_BCD, targets_BC = x
-        logits_RV = _logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
+        logits_RV = logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
         return _nll(logits_RV, targets_BC.reshape(-1)).nll.reshape(targets_BC.shape)
 
     return jax.lax.map(nll, (hidden_NBCD, targets_NBC)).swapaxes(0, 1).reshape(B, -1)[:, :P]
@@ -160,9 +161,32 @@ def _flat(chunk: Chunk) -> Chunk:
     return hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), targets_BC.reshape(-1), weights_BC.reshape(-1)
 
 
-def _logits(hidden_RD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
+def logits(hidden_RD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
+    """The product hidden @ embedding.T + bias, float32 [R, V], for as many positions as should exist at once."""
     logits_RV = product("RD,VD->RV", hidden_RD, embedding_VD)
     return logits_RV if bias_V is None else logits_RV + bias_V.astype(jnp.float32)[None, :]
+
+
+class Gradients(NamedTuple):
+    """What a gradient of logits [R, V] means for their factors."""
+
+    hidden_RD: jax.Array
+    """In the dtype of the hidden states."""
+    embedding_DV: jax.Array
+    """Of the transposed table, float32."""
+    bias_V: jax.Array | None
+    """float32."""
+
+
+def through_logits(
+    d_logits_RV: jax.Array, hidden_RD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None
+) -> Gradients:
+    """From the gradient of `logits`, float32 [R, V], to those of what they are made of."""
+    d_bias_V = None if bias_V is None else sum_of_rows(d_logits_RV)
+    d_logits_RV = d_logits_RV.astype(hidden_RD.dtype)
+    d_hidden_RD = product("RV,VD->RD", d_logits_RV, embedding_VD).astype(hidden_RD.dtype)
+    # This way round a CPU transposes the small result, not the logits (38 ms of the same step).
+    return Gradients(d_hidden_RD, sum_of_outer_products(hidden_RD, d_logits_RV), d_bias_V)
 
 
 class _PerToken(NamedTuple):
@@ -199,7 +223,7 @@ def _swept(
 
     def body(total: Sums, x: Chunk) -> tuple[Sums, None]:
         hidden_RD, targets_R, weights_R = _flat(x)
-        part = _sums(_logits(hidden_RD, embedding_VD, bias_V), targets_R, weights_R, z_loss)
+        part = _sums(logits(hidden_RD, embedding_VD, bias_V), targets_R, weights_R, z_loss)
         return (total[0] + part[0], total[1] + part[1], total[2] + part[2]), None
 
     zero = jnp.zeros((), jnp.float32)
@@ -221,16 +245,11 @@ def _swept_forward(
 
     def chunk(x: Chunk) -> tuple[tuple[Sums, jax.Array, jax.Array | None], jax.Array]:
         hidden_RD, targets_R, weights_R = _flat(x)
-        logits_RV = _logits(hidden_RD, embedding_VD, bias_V)
+        logits_RV = logits(hidden_RD, embedding_VD, bias_V)
         sums = _sums(logits_RV, targets_R, weights_R, z_loss)
         d_logits_RV = _d_logits(logits_RV, targets_R, weights_R, z_loss)
-        d_bias_V = None if bias_V is None else sum_of_rows(d_logits_RV)
-        d_logits_RV = d_logits_RV.astype(hidden_RD.dtype)
-        d_hidden_RD = product("RV,VD->RD", d_logits_RV, embedding_VD)
-        # This way round a CPU transposes the small result, not the logits (38 ms of the same step).
-        d_embedding_DV = sum_of_outer_products(hidden_RD, d_logits_RV)
-        d_hidden_BCD = d_hidden_RD.astype(hidden_RD.dtype).reshape(x[0].shape)
-        return (sums, d_embedding_DV, d_bias_V), d_hidden_BCD
+        grads = through_logits(d_logits_RV, hidden_RD, embedding_VD, bias_V)
+        return (sums, grads.embedding_DV, grads.bias_V), grads.hidden_RD.reshape(x[0].shape)
 
     chunks = (hidden_NBCD, targets_NBC, weights_NBC)
     if hidden_NBCD.shape[0] == 1:

@@ -12,10 +12,10 @@ import numpy as np
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Row
+from objectives.base import Batch, Corrupted, Documents, Row
 from objectives.causal_lm import CausalLM, successors
 from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
-from objectives.spans import Noise, replace_spans, restore
+from objectives.spans import Noise, inputs_and_targets, restore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class DecoderSpanCorruption(CausalLM):
     def __post_init__(self) -> None:
         """Refuse rows that hold no text, and sentinels that mean two things."""
         super().__post_init__()
-        if self._fit(self.length) < 2:
+        if self.noise.fit_together(self.length, self.sentinels) < 2:
             raise ValueError(f"length {self.length} cannot hold two tokens, two sentinels and two ends")
         if self.first_sentinel_id - self.sentinels < self.eos_id:
             raise ValueError(
@@ -85,7 +85,7 @@ class DecoderSpanCorruption(CausalLM):
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         builder, prefix_L = RowBuilder(self.length), np.zeros(self.length, bool)
         first = index % len(docs)
-        while (room := self._fit(builder.remaining)) >= 2:
+        while (room := self.noise.fit_together(builder.remaining, self.sentinels)) >= 2:
             text = draw_stretch(docs, first, room, rng)
             tokens, inputs = self.laid_out(text, self.noise.draw(len(text), rng))
             start = builder.add(tokens).start
@@ -95,18 +95,8 @@ class DecoderSpanCorruption(CausalLM):
 
     def laid_out(self, text: np.ndarray, dropped: np.ndarray) -> tuple[np.ndarray, int]:
         """(tokens of a segment, how many of them are inputs with their end)."""
-        kept = np.append(replace_spans(text, dropped, self.first_sentinel_id), self.eos_id)
-        targets = np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id)
-        return np.concatenate([kept, targets]).astype(np.int32), len(kept)
-
-    def _fit(self, room: int) -> int:
-        """The longest text whose inputs and targets fit into so many tokens; below 2 where none does."""
-        longest = room
-        while longest >= 2 and (
-            sum(self.noise.lengths(longest)) > room or self.noise.counts(longest)[1] > self.sentinels
-        ):
-            longest -= 1
-        return longest
+        inputs, targets = inputs_and_targets(text, dropped, self.first_sentinel_id, self.eos_id)
+        return np.concatenate([inputs, targets]).astype(np.int32), len(inputs)
 
     def example_claims(
         self, docs: Documents, rows: Sequence[Row]
@@ -125,7 +115,7 @@ class DecoderSpanCorruption(CausalLM):
             miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
         return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
 
-    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
         """Hidden states with the inputs in sight of all, or not."""
         layout = {k: v for k, v in batch.items() if k != "prefix"} if self.causal_inputs else batch
         return network.encode(corrupted.tokens_BL, layout)
@@ -135,11 +125,6 @@ class DecoderSpanCorruption(CausalLM):
         targets_BL, weights_BL = successors(batch)
         is_input_BL = jnp.pad(batch["prefix"][:, 1:], ((0, 0), (0, 1)))
         return targets_BL, weights_BL * ~is_input_BL
-
-    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """Encode in its own way."""
-        corrupted = self.corrupt(network.config, batch, rng)
-        return self.score(network, self.read(network, batch, corrupted), batch, corrupted)
 
 
 def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row, encodes_plainly
 from objectives.divergence import divergence
 
 TEACHER = "teacher"
@@ -73,7 +73,7 @@ class Distillation(Objective):
     def __post_init__(self) -> None:
         """Refuse a base that cannot be distilled, and shares that are none."""
         own = type(self.base)
-        if own.scored is Objective.scored or own.__call__ is not Objective.__call__ or self.base.companions:
+        if own.scored is Objective.scored or not encodes_plainly(self.base) or self.base.companions:
             raise ValueError(
                 f"base {own.__name__} cannot be distilled: that takes an objective which scores one encode of the row, as "
                 "MaskedLM and CausalLM do, defines scored and has no companion of its own"

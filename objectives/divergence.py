@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.product import product, sum_of_outer_products, sum_of_rows
 from objectives.base import Scored
-from objectives.cross_entropy import chunk_length, split
+from objectives.cross_entropy import chunk_length, logits, split, through_logits
 
 
 def divergence(
@@ -82,9 +81,7 @@ def _log_softmax(
     hidden_BCD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None, temperature: float
 ) -> jax.Array:
     """Log-probabilities float32 [R, V]."""
-    logits_RV = product("RD,VD->RV", hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD)
-    if bias_V is not None:
-        logits_RV = logits_RV + bias_V.astype(jnp.float32)[None, :]
+    logits_RV = logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
     return jax.nn.log_softmax(logits_RV / temperature, axis=-1)
 
 
@@ -136,12 +133,9 @@ def _swept_forward(
 
     def body(total: Any, x: Chunk) -> tuple[Any, jax.Array]:
         part, d_logits_RV = _part(x, embedding_VD, bias_V, teacher_VE, teacher_bias_V, temperature)
-        d_bias_V = None if bias_V is None else sum_of_rows(d_logits_RV)
-        d_logits_RV = d_logits_RV.astype(hidden_NBCD.dtype)
-        d_hidden_RD = product("RV,VD->RD", d_logits_RV, embedding_VD)
-        d_embedding_DV = sum_of_outer_products(x[0].reshape(-1, D), d_logits_RV)
-        d_hidden_BCD = d_hidden_RD.astype(hidden_NBCD.dtype).reshape(x[0].shape)
-        return jax.tree.map(jnp.add, total, (part, d_embedding_DV, d_bias_V)), d_hidden_BCD
+        grads = through_logits(d_logits_RV, x[0].reshape(-1, D), embedding_VD, bias_V)
+        total = jax.tree.map(jnp.add, total, (part, grads.embedding_DV, grads.bias_V))
+        return total, grads.hidden_RD.reshape(x[0].shape)
 
     no_bias_V = None if bias_V is None else jnp.zeros(V, jnp.float32)
     start: Any = (jnp.zeros((), jnp.float32), jnp.zeros((D, V), jnp.float32), no_bias_V)

@@ -7,7 +7,7 @@ row, G segments of a row.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -121,12 +121,18 @@ def _packed_row(sizes: tuple[int, ...], rng: np.random.Generator) -> Row:
 
 
 class Documents:
-    """Twelve random documents; with `alphabets` no two share a token, so that a span tells whence it is."""
+    """Random documents of these sizes and tokens; with `alphabets` no two share one, so that a span tells whence it is."""
 
-    def __init__(self, seed: int = 0, *, alphabets: bool = False):
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        sizes: Sequence[int] = range(16, 40, 2),
+        tokens: Sequence[int] = range(7, VOCABULARY - SENTINELS),
+        alphabets: bool = False,
+    ):
         rng = np.random.default_rng(seed)
-        sizes, ordinary = range(16, 40, 2), np.arange(7, VOCABULARY - SENTINELS)
-        letters = np.array_split(ordinary, len(sizes)) if alphabets else [ordinary] * len(sizes)
+        letters = np.array_split(tokens, len(sizes)) if alphabets else [np.array(tokens)] * len(sizes)
         self._documents = [rng.choice(own, n).astype(np.int32) for n, own in zip(sizes, letters, strict=True)]
 
     def __len__(self) -> int:

@@ -27,8 +27,10 @@ from objectives.masking import (
     scored_counts,
     share_of_bits,
     span_words,
+    written,
 )
 from objectives.randomness import token_bits
+from objectives.segments import nan_if_crowded
 
 BERT_CAP = 20 / 128
 RATES = 32
@@ -195,13 +197,9 @@ class MaskedLM(Objective):
             self.mask_id,
             jnp.where(action_BP < share_of_bits(self.mask_share + self.random_share), random_BP, targets_BP),
         )
-        # Unused columns point at some real token, which must not be written: send them out of range.
-        length = tokens_BL.shape[1]
-        where_BP = jnp.where(weights_BP > 0, positions_BP, length)
-        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-        corrupted_BL = tokens_BL.at[rows_B1, where_BP].set(new_BP, mode="drop")
         return Corrupted(
-            corrupted_BL, {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP}
+            written(tokens_BL, positions_BP, weights_BP > 0, new_BP),
+            {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP},
         )
 
     def scored(
@@ -226,8 +224,7 @@ class MaskedLM(Objective):
         """Cross-entropy at the scored positions."""
         out = cross_entropy(*self.scored(network, hidden_BLD, batch, corrupted))
         weight_sum = jnp.sum(corrupted.plan["weights"])
-        crowded = jnp.max(batch["segment_ids"]) > self.max_segments
-        loss_sum = jnp.where(crowded, jnp.nan, out.loss_sum)
+        loss_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.max_segments)
         return LossOut({"nll": (loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
 
     def corruption_claims(

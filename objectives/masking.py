@@ -141,6 +141,19 @@ def gather_scored(scored_BL: jax.Array, columns: int) -> tuple[jax.Array, jax.Ar
     return positions_BP % L, (positions_BP < L).astype(jnp.float32)
 
 
+def written(x_BL: jax.Array, positions_BP: jax.Array, used_BP: jax.Array, values_BP: jax.Array) -> jax.Array:
+    """These values put at these positions of x; a column that is not used points at some token, which stays as it is.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> written(jnp.array([[7, 8, 9]]), jnp.array([[2, 0]]), jnp.array([[True, False]]), jnp.array([[4, 4]])).tolist()
+      [[7, 8, 4]]
+    """
+    B, L = x_BL.shape
+    where_BP = jnp.where(used_BP, positions_BP, L)
+    return x_BL.at[jnp.arange(B)[:, None], where_BP].set(values_BP, mode="drop")
+
+
 def share_of_bits(share: float) -> np.uint32:
     """Uniform 32-bit numbers below this are a share of them."""
     return np.uint32(min(round(share * 2**32), 2**32 - 1))

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row, encodes_plainly
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ def _corrupts(part: Objective) -> bool:
 def _encodes_once(part: Objective) -> bool:
     if isinstance(part, Mixture):
         return part.encode == "once"
-    return type(part).__call__ is Objective.__call__
+    return encodes_plainly(part)
 
 
 def _join(outs: dict[str, LossOut]) -> LossOut:

@@ -84,10 +84,7 @@ class MultiToken(Objective):
 
     def check(self, config: TransformerConfig, length: int) -> None:
         """A bidirectional backbone would see the answers; a short row has none."""
-        if not config.causal:
-            raise ValueError(
-                f"{type(self).__name__} needs a causal backbone, {type(config).__name__} is not one"
-            )
+        self.refuse_bidirectional(config)
         if length <= self.ahead:
             raise ValueError(f"rows of {length} tokens have no token {self.ahead} ahead")
 

@@ -21,9 +21,9 @@ from objectives.cross_entropy import cross_entropy_of_logits
 from objectives.pairs import (
     PairLengths,
     RowBuilder,
+    are_of_one_document,
     check_two_distinct,
     draw_two,
-    holds_span,
     is_of_a_document,
     never,
     pairs_of,
@@ -167,9 +167,8 @@ class NextSentence(Objective):
         """A fair coin; B follows A on one side of it, and comes from no document of A's on the other."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         labels = np.array([label for _, _, label in pairs])
-        texts = [docs[i] for i in range(len(docs))]
         broken = sum(not is_of_a_document(docs, np.append(a, b)) for a, b, y in pairs if y == 0)
-        own = sum(any(holds_span(d, a) and holds_span(d, b) for d in texts) for a, b, y in pairs if y == 1)
+        own = sum(are_of_one_document(docs, a, b) for a, b, y in pairs if y == 1)
         followed, random = int(np.sum(labels == 0)), int(np.sum(labels == 1))
         return {
             "fair coin": (np.array([followed, random]), np.full(2, len(pairs) / 2)),

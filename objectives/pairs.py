@@ -154,6 +154,11 @@ def is_of_a_document(docs: Documents, span: np.ndarray) -> bool:
     return any(holds_span(docs[i], span) for i in range(len(docs)))
 
 
+def are_of_one_document(docs: Documents, a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether some document holds both spans."""
+    return any(holds_span(docs[i], a) and holds_span(docs[i], b) for i in range(len(docs)))
+
+
 def holds_span(doc: np.ndarray, span: np.ndarray) -> bool:
     """Whether the document holds these tokens in this order without a gap.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut
+from objectives.base import Batch, Corrupted
 from objectives.causal_lm import CausalLM, successors
 from objectives.randomness import token_bits
 from objectives.segments import over_segments
@@ -56,7 +56,7 @@ class PrefixLM(CausalLM):
         prefix_BL = (positions_BL < split_BL) & (segment_ids_BL > 0)
         return Corrupted(batch["tokens"], {"split": split_BL, "prefix": prefix_BL})
 
-    def read(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
         """Hidden states with the prefix in sight of all."""
         return network.encode(corrupted.tokens_BL, {**batch, "prefix": corrupted.plan["prefix"]})
 
@@ -64,11 +64,6 @@ class PrefixLM(CausalLM):
         """Of the successors those are scored that are not of the prefix."""
         targets_BL, weights_BL = successors(batch)
         return targets_BL, weights_BL * (batch["positions"] + 1 >= corrupted.plan["split"])
-
-    def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """Encode in its own way."""
-        corrupted = self.corrupt(network.config, batch, rng)
-        return self.score(network, self.read(network, batch, corrupted), batch, corrupted)
 
     def corruption_claims(
         self, config: TransformerConfig, batch: Batch, corrupted: Corrupted

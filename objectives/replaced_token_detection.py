@@ -16,9 +16,11 @@ from model.heads import Discriminator
 from model.network import BoundNetwork
 from model.tower import Generator, narrowed_config
 from objectives.base import Batch, Corrupted, LossOut, Objective
-from objectives.cross_entropy import cross_entropy
+from objectives.cross_entropy import cross_entropy, logits
 from objectives.masked_lm import MaskedLM
+from objectives.masking import written
 from objectives.randomness import token_bits
+from objectives.segments import nan_if_crowded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,18 +145,15 @@ class ReplacedTokenDetection(Objective):
         lots_BP = jnp.take_along_axis(token_bits(rng, batch, 4)[..., 3], positions_BP, axis=1)
         sampled_BP = sample(transformed_BPD, network.embedding_VD, bias_V, lots_BP)
 
-        tokens_BL, length = batch["tokens"], batch["tokens"].shape[1]
-        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
-        where_BP = jnp.where(weights_BP > 0, positions_BP, length)
-        filled_BL = tokens_BL.at[rows_B1, where_BP].set(sampled_BP.astype(tokens_BL.dtype), mode="drop")
+        tokens_BL = batch["tokens"]
+        filled_BL = written(tokens_BL, positions_BP, weights_BP > 0, sampled_BP.astype(tokens_BL.dtype))
         logits_BL = network.head("discriminator", network.encode(filled_BL, batch))
         replaced_BL, real_BL = filled_BL != tokens_BL, (batch["segment_ids"] > 0).astype(jnp.float32)
         nll_BL = jax.nn.softplus(jnp.where(replaced_BL, -logits_BL, logits_BL))
         right_BL = (logits_BL > 0) == replaced_BL
 
         masked_sum, real_sum = jnp.sum(weights_BP), jnp.sum(real_BL)
-        crowded = jnp.max(batch["segment_ids"]) > self.max_segments
-        generator_sum = jnp.where(crowded, jnp.nan, out.loss_sum)
+        generator_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.max_segments)
         return LossOut(
             {
                 "generator": (generator_sum, masked_sum),
@@ -191,8 +190,7 @@ def sample(
 
     def column(x: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden_BD, lots_B = x
-        logits_BV = jnp.einsum("BD,VD->BV", hidden_BD, embedding_VD, preferred_element_type=jnp.float32)
-        probs_BV = jax.nn.softmax(logits_BV + bias_V.astype(jnp.float32)[None, :], axis=-1)
+        probs_BV = jax.nn.softmax(logits(hidden_BD, embedding_VD, bias_V), axis=-1)
         below_BV = jnp.cumsum(probs_BV, axis=-1)
         # 24 bits: all that a float32 below 1 can hold.
         lot_B = (lots_B >> 8).astype(jnp.float32) * 2**-24 * below_BV[:, -1]

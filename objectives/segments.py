@@ -17,6 +17,11 @@ def membership(segment_ids_BL: jax.Array, segments: int) -> jax.Array:
     return segment_ids_BL[..., None] == jnp.arange(1, segments + 1)[None, None, :]
 
 
+def nan_if_crowded(x: jax.Array, segment_ids_BL: jax.Array, segments: int) -> jax.Array:
+    """The same x, or NaN where a row holds more than so many segments: what is not scored must not pass for scored."""
+    return jnp.where(jnp.max(segment_ids_BL) > segments, jnp.nan, x)
+
+
 def over_segments(reduce: Callable[..., jax.Array], x_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
     """For each token the reduction (jax.ops.segment_max, say) over its own segment, [B, L].
 

@@ -17,7 +17,7 @@ from model.network import BoundNetwork
 from objectives.base import Batch, Documents, Family, LossOut, Objective, Row
 from objectives.cross_entropy import cross_entropy
 from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
-from objectives.spans import Noise, replace_spans, restore
+from objectives.spans import Noise, inputs_and_targets, restore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,9 +140,9 @@ class SpanCorruption(Objective):
                 return {**inputs.row, **targets.row}
             text = draw_stretch(docs, first, room, rng)
             dropped = noise.draw(len(text), rng)
-            kept = replace_spans(text, dropped, self.first_sentinel_id)
-            inputs.add(np.concatenate([head, kept, [self.eos_id]]))
-            targets.add(np.append(replace_spans(text, ~dropped, self.first_sentinel_id), self.eos_id))
+            kept, lost = inputs_and_targets(text, dropped, self.first_sentinel_id, self.eos_id)
+            inputs.add(np.concatenate([head, kept]))
+            targets.add(lost)
             first = int(rng.integers(len(docs)))
 
     def denoisers(self) -> tuple[tuple[tuple[int, ...], Noise], ...]:

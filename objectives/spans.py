@@ -58,6 +58,16 @@ class Noise:
         table = _lengths(self, 1 << max(longest, 4).bit_length())
         return int(np.flatnonzero(np.all(table <= (inputs, targets, spans), axis=1))[-1:].sum())
 
+    def fit_together(self, room: int, spans: int) -> int:
+        """As `fit`, but inputs and targets share so many tokens.
+
+        >>> Noise().fit_together(626, spans=28)
+        568
+        """
+        table = _lengths(self, 1 << max(room, 4).bit_length())
+        fits = (table[:, 0] + table[:, 1] <= room) & (table[:, 2] <= spans)
+        return int(np.flatnonzero(fits)[-1:].sum())
+
     def draw(self, length: int, rng: np.random.Generator) -> np.ndarray:
         """Which tokens are dropped, bool [length]; the first is kept, the last is dropped.
 
@@ -91,6 +101,18 @@ def replace_spans(tokens: np.ndarray, dropped: np.ndarray, first_sentinel: int) 
     opens = dropped & ~np.concatenate([[False], dropped[:-1]])
     sentinels = first_sentinel + 1 - np.cumsum(opens)
     return np.where(opens, sentinels, tokens)[~dropped | opens]
+
+
+def inputs_and_targets(
+    text: np.ndarray, dropped: np.ndarray, first_sentinel: int, end: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is left of a text, and what was dropped of it, each with sentinels for the rest and an end token.
+
+    >>> inputs_and_targets(np.array([7, 8, 9]), np.array([False, True, True]), 99, 6)
+    (array([ 7, 99,  6]), array([99,  8,  9,  6]))
+    """
+    kept, lost = (replace_spans(text, gone, first_sentinel) for gone in (dropped, ~dropped))
+    return np.append(kept, end), np.append(lost, end)
 
 
 def restore(inputs: np.ndarray, targets: np.ndarray, sentinels: range) -> np.ndarray:

@@ -13,7 +13,8 @@ from objectives.base import Batch
 from objectives.causal_lm import CausalLM
 from objectives.cross_entropy import token_nll
 from objectives.masked_lm import MaskedLM
-from objectives.segments import membership
+from objectives.masking import written
+from objectives.segments import membership, nan_if_crowded
 
 
 class TokenLosses(NamedTuple):
@@ -30,7 +31,7 @@ def next_token_losses(
 ) -> TokenLosses:
     """Of each token given those before it in its segment (and a prefix, where the objective shows one)."""
     corrupted = objective.corrupt(network.config, batch, rng)
-    hidden_BLD = objective.read(network, batch, corrupted)
+    hidden_BLD = objective.hidden_states(network, batch, corrupted)
     targets_BL, weights_BL = objective.targets(batch, corrupted)
     nll_BL = token_nll(hidden_BLD, network.embedding_VD, None, targets_BL, chunk=objective.chunk)
     # Column i predicted token i + 1.
@@ -47,10 +48,8 @@ def pseudo_losses(objective: MaskedLM, network: BoundNetwork, batch: Batch) -> T
     training.
     """
     tokens_BL, positions_BL = batch["tokens"], batch["positions"]
-    B, L = tokens_BL.shape
     scored_BL = objective.ordinary(batch)
     member_BLG = membership(batch["segment_ids"], objective.max_segments)
-    rows_B1 = jnp.arange(B)[:, None]
 
     def mask_one(position: jax.Array, nll_BL: jax.Array) -> jax.Array:
         masked_BL = scored_BL & (positions_BL == position)
@@ -61,10 +60,10 @@ def pseudo_losses(objective: MaskedLM, network: BoundNetwork, batch: Batch) -> T
         transformed_BGD, bias_V = network.head("masked_lm", hidden_BGD)
         targets_BG = jnp.take_along_axis(tokens_BL, column_BG, axis=1)
         nll_BG = token_nll(transformed_BGD, network.embedding_VD, bias_V, targets_BG)
-        # A segment without a masked token points at some other one: send it out of range.
-        where_BG = jnp.where(jnp.any(masked_BLG, axis=1), column_BG, L)
-        return nll_BL.at[rows_B1, where_BG].set(nll_BG, mode="drop")
+        return written(nll_BL, column_BG, jnp.any(masked_BLG, axis=1), nll_BG)
 
-    nll_BL = jax.lax.fori_loop(0, jnp.max(positions_BL) + 1, mask_one, jnp.zeros((B, L), jnp.float32))
-    crowded = jnp.max(batch["segment_ids"]) > objective.max_segments
-    return TokenLosses(jnp.where(crowded, jnp.nan, nll_BL), scored_BL.astype(jnp.float32))
+    nll_BL = jax.lax.fori_loop(
+        0, jnp.max(positions_BL) + 1, mask_one, jnp.zeros(tokens_BL.shape, jnp.float32)
+    )
+    nll_BL = nan_if_crowded(nll_BL, batch["segment_ids"], objective.max_segments)
+    return TokenLosses(nll_BL, scored_BL.astype(jnp.float32))

@@ -16,6 +16,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """Nothing is prepared in the user's cache, but in one place for all test files that ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
+        yield
+
+
 @pytest.fixture
 def optimized():
     """The compiler as users have it, for tests of what it makes of a program."""

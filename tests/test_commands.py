@@ -44,12 +44,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Nothing is prepared in the user's cache; one for all tests of this file."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

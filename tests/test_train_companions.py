@@ -32,11 +32,7 @@ SHORT = "--steps 4 --eval-every 2 --save-every 2".split()
 LAUNCHERS = {"pmap": [], "mesh": ["launcher:mesh", "--launcher.fsdp", "8"]}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HANDOFF_CACHE", str(tmp_path_factory.getbasetemp() / "handoff_cache"))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
 
 OFFERED = ("word_starts", "token_bytes")
-"""What a tokenizer says of each of its ids, for whoever reads it as an array of the batch."""
+"""Properties of a tokenizer that say something of each of its ids, for whoever reads it as an array of the batch."""
 
 SEMANTIC_STD = 0.1
 """Of the entries of a computed table: five times that of a drawn one, because Adam moves every entry by about a learning
@@ -162,8 +162,8 @@ def eval_rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, rea
 def _with_lookups(experiment: Experiment, rows: Rows, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
     # An objective's own ids lie behind those of the tokenizer; they open no word and stand for no text.
     own = experiment.model.vocab_size - tokenizer.vocab_size
-    tables = {"word_starts": tokenizer.word_starts, "token_bytes": tokenizer.token_bytes}
-    return WithLookups(rows, {name: np.pad(tables[name], (0, own)) for name in reads}) if reads else rows
+    tables = {name: np.pad(getattr(tokenizer, name), (0, own)) for name in reads}
+    return WithLookups(rows, tables) if tables else rows
 
 
 def _initial(

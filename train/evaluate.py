@@ -25,16 +25,15 @@ from model.network import Network
 from objectives.views import Reading, choose
 from train.adapter import FULL
 from train.build import OFFERED, check_run, corpora_of, eval_rows, held_out_rows
-from train.checkpoint import flat
 from train.cli import multi_host, one_line_errors
 from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
 from train.loop import evaluate
+from train.passport import hand_off
 from train.restore import Source, open_run
 from train.state import TrainState
 from train.step import eval_step
-from train.tree import path_names
 
 Readings = dict[str, dict[str, list[Reading]]]
 """Set of rows -> name of the view -> its numbers."""
@@ -149,14 +148,8 @@ def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequenc
 
 def _state(source: Source, network: Network, launcher: Launcher) -> Any:
     """The launched state with the run's parameters, of which an evaluation reads nothing else."""
-    wanted, leaves = jax.eval_shape(network.init, jax.random.key(0)), flat(source.params)
-    expected, found = ({p: x.shape for p, x in some.items()} for some in (flat(wanted), leaves))
-    if expected != found:
-        differing = sorted("/".join(p) for p, _ in expected.items() ^ found.items())
-        raise ValueError(
-            f"{source.checkpoint} does not fit the network that its run describes: {differing[:20]}"
-        )
-    params = jax.tree_util.tree_map_with_path(lambda path, _: leaves[path_names(path)], wanted)
+    # Every head is taken from the run, so nothing is drawn with this key.
+    params, _ = hand_off(source, network, jax.random.key(0), reuse_heads=[name for name, _ in network.heads])
     zero: Any = np.zeros((), np.int32)
     state = TrainState(step=zero, trainable=params, frozen={}, opt_state=(), bad_step=zero - 1, companions={})
     return launcher.enter(
