@@ -43,21 +43,24 @@ def evaluate(
     objective: Objective, network: Network, params: Params, batch: HostBatch, only: str | None = None
 ) -> tuple[LossOut, Params]:
     """The sums, and the gradient of the minimised sum (not divided by any weight) or of one term `only`."""
-    return _evaluate(objective, network, only, params, companions_of(network), batch)
+    # Arguments, so that one program serves every choice of terms.
+    factors = {
+        k: factor if only is None else float(k == only) for k, factor in objective.coefficients().items()
+    }
+    return _evaluate(objective, network, factors, params, companions_of(network), batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def _evaluate(
     objective: Objective,
     network: Network,
-    only: str | None,
+    factors: dict[str, float],
     params: Params,
     companions: dict[str, Params],
     batch: Batch,
 ) -> tuple[LossOut, Params]:
     def total(params: Params) -> tuple[jax.Array, LossOut]:
         out = objective(network.bind(params, None, companions), batch, step_key())
-        factors = objective.coefficients() if only is None else {only: 1.0}
         return jnp.sum(jnp.stack([factor * out.terms[k][0] for k, factor in factors.items()])), out
 
     (_, out), grads = jax.value_and_grad(total, has_aux=True)(params)

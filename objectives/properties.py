@@ -329,13 +329,19 @@ def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: 
     if not corrupts(objective):
         return Verdict(name, "does not apply", detail="reads the tokens as they are")
     full = int(np.argmax((batch["segment_ids"] > 0).sum(axis=1)))
-    copies = {k: np.stack([v[full]] * 8) for k, v in batch.items()}
-    copies["example_ids"] = np.arange(8, dtype=np.int32) * 3 + 1
-    tokens_BL = np.asarray(corruption(objective, config, copies, step_key())[0])
-    if np.array_equal(tokens_BL, copies["tokens"]):
+    rows = len(batch["example_ids"])
+    copies = {k: np.stack([v[full]] * rows) for k, v in batch.items()}
+    found = []
+    for first in range(0, 8, rows):
+        ids = np.arange(first, first + rows, dtype=np.int32) * 3 + 1
+        found.append(corruption(objective, config, {**copies, "example_ids": ids}, step_key())[0])
+    tokens_BL = np.concatenate(found)
+    if np.all(tokens_BL == copies["tokens"][:1]):
         return Verdict(name, "does not apply", detail="nothing was corrupted")
-    different = len(np.unique(tokens_BL, axis=0))
-    return _verdict(name, 8 - different, 2, f"{different} different corruptions of 8 equal rows")
+    same = len(tokens_BL) - len(np.unique(tokens_BL, axis=0))
+    return _verdict(
+        name, same, 2, f"{len(tokens_BL) - same} different corruptions of {len(tokens_BL)} equal rows"
+    )
 
 
 def one_batch_can_be_learned(

@@ -13,6 +13,7 @@ TOY = "--size.layers 1 --size.width 16 --size.heads 2 --size.mlp-width 32 --size
 SHORT = "--rounds 2 --steps 1 --models bert gpt --dtypes fp32 --no-peers"
 
 
+@pytest.mark.slow
 def test_our_side_takes_turns_and_the_report_says_under_which_circumstances(tmp_path):
     step_time.main([*TOY.split(), *SHORT.split(), "--out", str(tmp_path)])
     (file,) = tmp_path.glob("step_time_*.json")

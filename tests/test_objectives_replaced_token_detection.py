@@ -1,5 +1,7 @@
 """ELECTRA: the generator's samples follow its probabilities, reach the backbone, and carry no gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from model.tower import narrowed_config
 from objectives.examples import small_batch, small_config
-from objectives.measuring import chi_square_p, fresh, network_of, on_device
+from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of, on_device
 from objectives.replaced_token_detection import ReplacedTokenDetection, example, sample
 
 OBJECTIVE = example()
@@ -32,14 +34,9 @@ def test_the_last_lot_is_a_token_too():
     assert drawn.tolist() == [[0, 29_999]]
 
 
-def gradients(term, objective=OBJECTIVE):
-    network = network_of(objective, CONFIG)
-
-    @jax.jit
-    def loss(params):
-        return objective(network.bind(params), BATCH, jax.random.key(3)).terms[term][0]
-
-    return jax.grad(loss)(fresh(network))
+def gradients(term):
+    network = network_of(OBJECTIVE, CONFIG)
+    return evaluate(OBJECTIVE, network, fresh(network), BATCH, only=term)[1]
 
 
 def total(tree):
@@ -65,14 +62,19 @@ def test_the_backbone_reads_samples_where_tokens_were_masked_and_only_there():
             self.embed, self.head = bound.embed, bound.head
 
         def encode(self, tokens_BL, batch):
-            self.read_BL = np.asarray(tokens_BL)
+            self.read_BL = tokens_BL
             return self.bound.encode(tokens_BL, batch)
 
     network = network_of(OBJECTIVE, CONFIG)
-    reader = Reader(network.bind(fresh(network)))
-    out = OBJECTIVE(reader, BATCH, jax.random.key(3))
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def read(params):
+        reader = Reader(network.bind(params))
+        return OBJECTIVE(reader, BATCH, jax.random.key(3)), reader.read_BL
+
+    out, read_BL = read(fresh(network))
     masked_BL = np.asarray(OBJECTIVE.corrupt(CONFIG, BATCH, jax.random.key(3)).tokens_BL) == OBJECTIVE.mask_id
-    changed_BL = reader.read_BL != BATCH["tokens"]
+    changed_BL = np.asarray(read_BL != BATCH["tokens"])
     assert masked_BL.sum() == float(out.terms["generator"][1])
     assert changed_BL.sum() > 0 and not np.any(changed_BL & ~masked_BL)
     real = (BATCH["segment_ids"] > 0).sum()

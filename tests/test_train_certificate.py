@@ -97,11 +97,10 @@ def rows_of(case, steps, ways, splits):
     return list(certify(network, objective, batches, optimizer, ways=ways, splits=splits))
 
 
-@pytest.mark.parametrize("case", ["bert", "gpt"])
-def test_launchers_agree(case):
-    ways = {"pmap": Pmap(), "fsdp x tensor": Mesh(fsdp=4, tensor=2)}
-    rows = rows_of(case, steps=4, ways=ways, splits=(2,))
-    assert [row.launcher for row in rows] == ["one device", *ways]
+@pytest.mark.parametrize(("case", "launcher"), [("bert", Mesh(fsdp=4, tensor=2)), ("gpt", Pmap())])
+def test_launchers_agree(case, launcher):
+    rows = rows_of(case, steps=4, ways={"many": launcher}, splits=(2,))
+    assert [row.launcher for row in rows] == ["one device", "many"]
     assert all(row.agrees for row in rows), rows
 
 

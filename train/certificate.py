@@ -65,10 +65,9 @@ def launchers(devices: int) -> dict[str, Launcher]:
 
 
 def _keep_gradient() -> optax.GradientTransformation:
-    """Moves nothing; its state is the last gradient."""
+    """Changes nothing; its state is the last gradient."""
     return optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params),
-        lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, state, params=None: (grads, grads)
     )
 
 
@@ -86,35 +85,32 @@ def certify(
     """Run all `batches` on one device and every way, in each number of parts; compare with one device and one part."""
     rng = jax.random.key(seed)
     params = network.init(rng)
-    moves, keeps = optimizer.build(len(batches)), _keep_gradient()
-    step = functools.partial(train_step, network=network, objective=objective, adapter=FULL)
+    tx = optax.chain(_keep_gradient(), optimizer.build(len(batches)))
+    step = functools.partial(train_step, network=network, objective=objective, adapter=FULL, tx=tx)
 
-    def alone(microbatches: int, tx: optax.GradientTransformation) -> Run:
-        split = functools.partial(step, tx=tx, microbatches=microbatches)
-        return _on_one_device(split, tx, rng, dict(companions))
+    def alone(microbatches: int) -> Run:
+        return _on_one_device(functools.partial(step, microbatches=microbatches), tx, rng, dict(companions))
 
-    reference_losses, end = alone(1, moves)(params, batches)
+    run_alone = alone(1)
+    reference_losses, end = run_alone(params, batches)
     points = [(params, batches[0]), (end.trainable, batches[-1])]
-    kept_alone = alone(1, keeps)
-    reference = [_gradient(kept_alone, point) for point in points]
+    reference = [_gradient(run_alone, point) for point in points]
 
-    def row(name: str, microbatches: int, run: Callable[[optax.GradientTransformation], Run]) -> Row:
-        losses, _ = run(moves)(params, batches)
-        kept = run(keeps)
+    def row(name: str, microbatches: int, run: Run) -> Row:
+        losses, _ = run(params, batches)
         gaps = [
-            _gap(_gradient(kept, point), expected) for point, expected in zip(points, reference, strict=True)
+            _gap(_gradient(run, point), expected) for point, expected in zip(points, reference, strict=True)
         ]
         loss = float(np.max(np.abs(losses - reference_losses)))
         return Row(launcher=name, microbatches=microbatches, loss=loss, gradient=max(gaps))
 
     for microbatches in splits:
         if microbatches > 1:
-            yield row("one device", microbatches, functools.partial(alone, microbatches))
+            yield row("one device", microbatches, alone(microbatches))
     for name, launcher in ways.items():
         for microbatches in splits:
             split = functools.partial(step, microbatches=microbatches)
-            run = functools.partial(_launched, launcher, network, split, rng, companions)
-            yield row(name, microbatches, run)
+            yield row(name, microbatches, _launched(launcher, network, split, tx, rng, companions))
 
 
 Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, TrainState]]
@@ -122,9 +118,9 @@ Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, TrainState]]
 
 
 def _gradient(run: Run, point: tuple[Any, HostBatch]) -> Any:
-    """The gradient at these parameters, of a run whose optimizer keeps it."""
+    """The gradient at these parameters."""
     params, batch = point
-    return run(params, [batch])[1].opt_state
+    return run(params, [batch])[1].opt_state[0]
 
 
 def _on_one_device(
@@ -147,12 +143,12 @@ def _launched(
     launcher: Launcher,
     network: Network,
     step: Any,
+    tx: optax.GradientTransformation,
     rng: jax.Array,
     companions: Mapping[str, Any],
-    tx: optax.GradientTransformation,
 ) -> Run:
     create = functools.partial(create_state, tx=tx, adapter=FULL)
-    compiled = launcher.compile(functools.partial(step, tx=tx), donate=False)
+    compiled = launcher.compile(step, donate=False)
     key = launcher.replicate(rng)
 
     def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
