@@ -51,22 +51,23 @@ def assert_close(found, wanted, dtype):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["plain", "vmap"])
-def test_products_and_gradients_at_every_shape(dtype, batch):
-    run = jax.jit(jax.vmap(computed) if batch else computed)
+def test_products_and_gradients_at_every_shape(dtype, batch, optimized):
+    run = jax.jit(jax.vmap(computed) if batch else computed, compiler_options=optimized)
     for shape in SHAPES:
         given = arguments(shape, dtype, *batch)
         assert_close(run(*given), expected(*given), dtype)
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", [("a", None, None), (None, "a", "b"), ("a", None, "b")])
-def test_products_split_over_devices(rows, inputs, outputs):
+def test_products_split_over_devices(rows, inputs, outputs, optimized):
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     specs = ((rows, inputs), (inputs, outputs), (outputs,), (rows, outputs))
     given = arguments((32, 64, 16), jnp.bfloat16)
     placed = [
         jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec))) for x, spec in zip(given, specs, strict=True)
     ]
-    assert_close(jax.jit(computed)(*placed), expected(*given), jnp.bfloat16)
+    run = jax.jit(computed, compiler_options=optimized)
+    assert_close(run(*placed), expected(*given), jnp.bfloat16)
 
 
 def test_an_accelerator_gets_the_plain_product():
