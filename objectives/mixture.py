@@ -67,14 +67,24 @@ class Mixture(Objective):
         makers = [name for name, part, _ in self.parts if part.make_example is not None]
         if len(makers) > 1:
             raise ValueError(f"only one part can make the rows, but these all do: {makers}")
-        if self.encode == "once":
-            corrupting = [name for name, part, _ in self.parts if _corrupts(part)]
-            own = [name for name, part, _ in self.parts if not _encodes_once(part)]
-            if len(corrupting) > 1 or own:
-                raise ValueError(
-                    f"parts cannot share one encode: {corrupting} corrupt the tokens, {own} encode for "
-                    'themselves; use encode="each"'
-                )
+        self.check_encodes()
+
+    def check_encodes(self) -> None:
+        """Parts that share one encode must all be able to score what one of them corrupted."""
+        if self.encode == "each":
+            return
+        self.refuse_own_encodes()
+        corrupting = [name for name, part, _ in self.parts if _corrupts(part)]
+        if len(corrupting) > 1:
+            raise ValueError(
+                f'parts cannot share one encode: {corrupting} corrupt the tokens; use encode="each"'
+            )
+
+    def refuse_own_encodes(self) -> None:
+        """Raise ValueError if a part encodes for itself."""
+        own = [name for name, part, _ in self.parts if not _encodes_once(part)]
+        if own:
+            raise ValueError(f'parts cannot share one encode: {own} encode for themselves; use encode="each"')
 
     @property
     def additive(self) -> bool:  # type: ignore[override]
@@ -185,18 +195,26 @@ class Mixture(Objective):
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
         """Every part on the same hidden states."""
-        return _join(
+        return self.join(
             {
                 name: part.score(network, hidden_BLD, batch, corrupted.plan[name])
                 for name, part, _ in self.parts
             }
         )
 
+    @staticmethod
+    def join(outs: dict[str, LossOut]) -> LossOut:
+        """All sums, named "part/name"."""
+        return LossOut(
+            {f"{name}/{term}": sums for name, out in outs.items() for term, sums in out.terms.items()},
+            {f"{name}/{metric}": sums for name, out in outs.items() for metric, sums in out.metrics.items()},
+        )
+
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """One encode for all, or one each."""
         if self.encode == "once":
             return super().__call__(network, batch, rng)
-        return _join(
+        return self.join(
             {
                 name: part(network.redrawn(index), batch, jax.random.fold_in(rng, index))
                 for index, (name, part, _) in enumerate(self.parts)
@@ -227,13 +245,6 @@ def _encodes_once(part: Objective) -> bool:
     if isinstance(part, Mixture):
         return part.encode == "once"
     return encodes_plainly(part)
-
-
-def _join(outs: dict[str, LossOut]) -> LossOut:
-    return LossOut(
-        {f"{name}/{term}": sums for name, out in outs.items() for term, sums in out.terms.items()},
-        {f"{name}/{metric}": sums for name, out in outs.items() for metric, sums in out.metrics.items()},
-    )
 
 
 def example() -> Mixture:

@@ -9,6 +9,13 @@ import jax
 import jax.numpy as jnp
 
 
+def example_bits(rng: jax.Array, example_ids_B: jax.Array) -> jax.Array:
+    """Uniform bits of each example, uint32[B]: those of a token that no segment has."""
+    alone_B1 = jnp.zeros((example_ids_B.shape[0], 1), jnp.int32)
+    batch = {"example_ids": example_ids_B, "segment_ids": alone_B1, "positions": alone_B1}
+    return token_bits(rng, batch, 1)[:, 0, 0]
+
+
 def token_bits(rng: jax.Array, batch: Mapping[str, jax.Array], draws: int) -> jax.Array:
     r"""Independent uniform bits per token, from what identifies the token and nothing else.
 

@@ -43,6 +43,10 @@ class Row:
 
     launcher: str
     microbatches: int
+    first_loss: float
+    """Of the first step, nats."""
+    last_loss: float
+    """Of the last step, nats."""
     loss: float
     """Largest |loss - reference| over the steps, nats."""
     gradient: float
@@ -102,7 +106,15 @@ def certify(
             _gap(_gradient(run, point), expected) for point, expected in zip(points, reference, strict=True)
         ]
         loss = float(np.max(np.abs(losses - reference_losses)))
-        return Row(launcher=name, microbatches=microbatches, loss=loss, gradient=max(gaps))
+        first, last = float(losses[0]), float(losses[-1])
+        return Row(
+            launcher=name,
+            microbatches=microbatches,
+            first_loss=first,
+            last_loss=last,
+            loss=loss,
+            gradient=max(gaps),
+        )
 
     for microbatches in splits:
         if microbatches > 1:
@@ -175,13 +187,12 @@ def _gap(got: Any, expected: Any) -> float:
 def table(rows: Sequence[Row], title: str) -> Table:
     """The certificate as a table."""
     out = Table(title=title)
-    for column in ("launcher", "microbatches", "loss difference", "gradient difference", "agrees"):
-        out.add_column(
-            column, justify="right" if "difference" in column or column == "microbatches" else "left"
-        )
+    for column in ("launcher", "microbatches", "loss", "loss difference", "gradient difference", "agrees"):
+        out.add_column(column, justify="left" if column in ("launcher", "agrees") else "right")
     for row in rows:
-        verdict = "yes" if row.agrees else "NO"
-        out.add_row(row.launcher, str(row.microbatches), f"{row.loss:.1e}", f"{row.gradient:.1e}", verdict)
+        course = f"{row.first_loss:.4f} -> {row.last_loss:.4f}"
+        differences = (f"{row.loss:.1e}", f"{row.gradient:.1e}")
+        out.add_row(row.launcher, str(row.microbatches), course, *differences, "yes" if row.agrees else "NO")
     return out
 
 

@@ -1,0 +1,136 @@
+"""One of several objectives for each example, drawn anew in every step. Knows none of them.
+
+Shape suffixes: B rows, L tokens of a row, K parts, D model width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import TransformerConfig
+from model.network import BoundNetwork
+from objectives.base import Batch, Corrupted, LossOut
+from objectives.masking import share_of_bits
+from objectives.mixture import Mixture
+from objectives.randomness import example_bits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Mixture):
+    r"""Each example is corrupted and scored by one of the parts; all rows are encoded once.
+
+    .. math:: \sum_k p_k \sum_t c_{kt} \frac{\mathrm{loss}_{kt}}{\mathrm{weight}_{kt}}, \qquad k_i \sim p
+
+    where loss and weight of part k are over the examples i with k_i = k. To a part the other rows are padding, so it
+    weighs only its own; what it costs to score, it costs for all rows. Terms, metrics and claims are named "part/name".
+
+    The third entry of each part is its share of the examples (relative to the others) and, so that every example counts
+    alike, the factor of its terms. Parts may all corrupt, but none may encode for itself: use a `Mixture` with "each".
+
+    Example:
+      Two parts that lose 1 nat and 3 nats for each row, the second with three quarters of the examples. Whatever the draw,
+      the minimised sum is 1/4 x 1 + 3/4 x 3 = 2.5 where both are drawn:
+
+      >>> import dataclasses, jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> from objectives.base import Objective
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class Loses(Objective):
+      ...     nats: float
+      ...     def coefficients(self):
+      ...         return {"nll": 1.0}
+      ...     def score(self, network, hidden_BLD, batch, corrupted):
+      ...         rows = jnp.sum(batch["segment_ids"][:, 0] > 0)
+      ...         return LossOut({"nll": (self.nats * rows, rows)}, {})
+      >>> choice = Choice(parts=(("a", Loses(nats=1.0), 1.0), ("b", Loses(nats=3.0), 3.0)))
+      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((64, 1, 1)))
+      >>> ones = jnp.ones((64, 1), jnp.int32)
+      >>> batch = {"tokens": ones, "segment_ids": ones, "example_ids": jnp.arange(64)}
+      >>> terms = choice(network, batch, jax.random.key(0)).terms
+      >>> sum(c * float(terms[k][0] / terms[k][1]) for k, c in choice.coefficients().items())
+      2.5
+      >>> int(terms["a/nll"][1] + terms["b/nll"][1])
+      64
+
+    Reference:
+      Tay et al., UL2, arXiv 2205.05131, section 3.1 (a mixture of denoisers, one for each example); for rows that an
+      objective makes, see objectives/ul2.py.
+    """
+
+    def check_encodes(self) -> None:
+        """All score one encode; each reads its own rows of it as it corrupted them."""
+        if self.encode == "each":
+            raise ValueError(
+                'a choice encodes every row once, for the part that it fell to; leave encode="once"'
+            )
+        self.refuse_own_encodes()
+        shares = {name: share for name, _, share in self.parts}
+        if min(shares.values()) <= 0:
+            raise ValueError(f"shares of a choice must be positive, got {shares}")
+
+    def shares(self) -> tuple[float, ...]:
+        """Of all examples, for each part."""
+        total = sum(share for _, _, share in self.parts)
+        return tuple(share / total for _, _, share in self.parts)
+
+    def coefficients(self) -> dict[str, float]:
+        """Each term's own coefficient times its part's share."""
+        return {
+            f"{name}/{term}": share * own
+            for (name, part, _), share in zip(self.parts, self.shares(), strict=True)
+            for term, own in part.coefficients().items()
+        }
+
+    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+        """Each row as the part it fell to corrupts it; the plan has that part's number, int32 [B], as "choice"."""
+        edges = np.cumsum(self.shares())[:-1]
+        lots_B = example_bits(rng, batch["example_ids"])
+        choice_B = jnp.zeros(lots_B.shape, jnp.int32)
+        for edge in edges:
+            choice_B += lots_B >= share_of_bits(edge)
+        tokens_BL, plans = batch["tokens"], {}
+        for index, (name, part, _) in enumerate(self.parts):
+            mine_B1 = (choice_B == index)[:, None]
+            plans[name] = part.corrupt(config, _only(batch, mine_B1), jax.random.fold_in(rng, index))
+            tokens_BL = jnp.where(mine_B1, plans[name].tokens_BL, tokens_BL)
+        return Corrupted(tokens_BL, {"choice": choice_B, "parts": plans})
+
+    def corruption_claims(
+        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Those of all parts on their own rows, and the shares."""
+        plans, choice_B = corrupted.plan["parts"], corrupted.plan["choice"]
+        chosen_KB = choice_B[None] == jnp.arange(len(self.parts))[:, None]
+        counts_K = jnp.sum(chosen_KB, axis=1, dtype=jnp.float32)
+        claims = {"shares": (counts_K, jnp.array(self.shares()) * choice_B.size)}
+        for index, (name, part, _) in enumerate(self.parts):
+            own = _only(batch, chosen_KB[index][:, None])
+            for claim, counts in part.corruption_claims(config, own, plans[name]).items():
+                claims[f"{name}/{claim}"] = counts
+        return claims
+
+    def score(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> LossOut:
+        """Every part on the rows that fell to it."""
+        outs = {}
+        for index, (name, part, _) in enumerate(self.parts):
+            own = _only(batch, (corrupted.plan["choice"] == index)[:, None])
+            outs[name] = part.score(network, hidden_BLD, own, corrupted.plan["parts"][name])
+        return self.join(outs)
+
+
+def _only(batch: Batch, mine_B1: jax.Array) -> Batch:
+    """The batch with all other rows turned into padding."""
+    return {**batch, "segment_ids": jnp.where(mine_B1, batch["segment_ids"], 0)}
+
+
+def example() -> Choice:
+    """For the property suite: single tokens or spans are masked."""
+    from objectives import masked_lm
+
+    tokens = masked_lm.example()
+    spans = dataclasses.replace(tokens, unit="span", rate=0.3, cap_rate=0.5)
+    return Choice(parts=(("tokens", tokens, 1.0), ("spans", spans, 1.0)))
