@@ -19,6 +19,7 @@ from data.stream import EvalBatches, Stream
 from finetune.experiment import FineTune
 from finetune.tasks import Columns, Examples, Task, TextClassification
 from model.network import Network
+from objectives.base import Objective
 from train.build import check_evaluations, check_model, check_run
 from train.describe import encode
 from train.loop import Parts, Result, run
@@ -132,15 +133,21 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
         ),
         passport=passport,
         classes=classes,
-        description={
-            "experiment": encode(experiment),
-            "model": encode(model),
-            "objective": encode(objective),
-            "adapter": encode(experiment.adapter),
-            "classes": list(classes),
-        },
+        description=_description(experiment, network, objective, classes),
         reports=tuple(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
     )
+
+
+def _description(
+    experiment: FineTune, network: Network, objective: Objective, classes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "experiment": encode(experiment),
+        "model": encode(network.backbone.config),
+        "objective": encode(objective),
+        "adapter": encode(experiment.adapter),
+        "classes": list(classes),
+    }
 
 
 def read_examples(task: Task, spec: str, name: str, columns: Columns) -> Examples:

@@ -18,6 +18,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
+# Fixtures that several files share.
+from tests.tuned import pretrained, sentiment, tables  # noqa: E402, F401
+
 
 @pytest.fixture(scope="module")
 def own_cache(tmp_path_factory):

@@ -1,10 +1,8 @@
 """Hand-off end to end: a tiny pretrained run, fine-tuned on toy data, scored, asked and mishandled."""
 
 import csv
-import dataclasses
 import io
 import json
-import shutil
 import subprocess
 import sys
 
@@ -12,126 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from data.documents import Documents
-from data.packing import Framing, PackedRows
-from data.stream import Stream
-from data.tokenizer import train_sentencepiece
 from finetune import evaluate
 from finetune.__main__ import main
 from finetune.adapters import Frozen, LoRA
 from finetune.build import build, fine_tune
-from finetune.experiment import FineTune, LabelledData, ModelChanges
 from finetune.predict import Arguments as PredictArguments
 from finetune.predict import answer, load, predict
-from finetune.tasks import TextClassification, TokenClassification
-from model.bert import BertConfig
-from model.heads import Classifier, MaskedLMHead
-from model.network import Network
-from objectives.masked_lm import MaskedLM
+from tests.tuned import BAD, GOOD, settings, write_csv
 from train.checkpoint import flat, load_params
 from train.cli import one_line_errors
-from train.describe import encode, read_json
-from train.experiment import Run
-from train.launch import Mesh
-from train.loop import Parts, run
+from train.describe import read_json
 from train.metrics import read_rows
-from train.optimizer import Optimizer
-from train.passport import hand_off
 from train.restore import open_run
-from train.workdir import claim
-
-GOOD = ("fine", "lovely", "great", "warm", "clever")
-BAD = ("dull", "awful", "weak", "cold", "silly")
-NEUTRAL = ("film", "plot", "actor", "scene", "music", "story", "ending", "camera")
-NAMES = ("anna", "peter", "maria", "oskar")
-
-
-def sentence(rng, kind):
-    words = list(rng.choice(NEUTRAL, rng.integers(2, 7)))
-    words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(GOOD if kind else BAD)))
-    return " ".join(words)
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """A run folder of masked-LM pretraining: two checkpoints, none marked best."""
-    folder = tmp_path_factory.mktemp("pretrain")
-    rng = np.random.default_rng(0)
-    texts = [sentence(rng, i % 2) for i in range(200)] + [" ".join(rng.permutation(NAMES)) for _ in range(20)]
-    tokenizer = train_sentencepiece(texts, vocab_size=120, lowercase=True, path=folder / "tokenizer.model")
-    docs = Documents.from_tokens([tokenizer.encode(text) for text in texts])
-    rows = PackedRows(docs, length=32, framing=Framing.named("cls_sep", tokenizer), max_segments=4)
-    config = BertConfig(
-        vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2, mlp_width=32, max_positions=32, types=2
-    )
-    objective = MaskedLM(mask_id=tokenizer.mask_id, max_segments=4)
-    parts = Parts(
-        network=Network(config.build(), tuple(objective.heads(config))),
-        objective=objective,
-        stream=Stream(rows, batch_size=8, seed=0),
-        eval_sets={},
-    )
-    settings = Run(
-        steps=4, batch_size=8, save_every=2, launcher=Mesh(), optimizer=Optimizer(learning_rate=3e-3)
-    )
-    description = {
-        "experiment": encode(settings),
-        "model": encode(config),
-        "objective": encode(objective),
-        "adapter": encode(parts.adapter),
-    }
-    claim(folder / "run", description, tokenizer)
-    run(settings, parts, folder / "run")
-    return folder / "run"
-
-
-def write_csv(path, rows, header=("text", "label")):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """Sentiment tables and tagged sentences."""
-    folder, rng = tmp_path_factory.mktemp("tables"), np.random.default_rng(1)
-    for name, count in (("train", 120), ("eval", 40), ("test", 40)):
-        kinds = rng.integers(0, 2, count)
-        write_csv(folder / f"{name}.csv", [(sentence(rng, k), ("bad", "good")[k]) for k in kinds])
-        with (folder / f"{name}.jsonl").open("w") as file:
-            for _ in range(count):
-                words = [str(w) for w in rng.choice([*NAMES, *NEUTRAL], rng.integers(2, 6))]
-                tags = ["B-PER" if word in NAMES else "O" for word in words]
-                file.write(json.dumps({"tokens": words, "tags": tags}) + "\n")
-    return folder
-
-
-def settings(pretrained, tables, suffix="csv", **changes):
-    data = {"train": f"{tables}/train.{suffix}", "eval": f"{tables}/eval.{suffix}", "length": 32}
-    if suffix == "jsonl":
-        data |= {"text": "tokens", "label": "tags"}
-    data |= changes.pop("data", {})
-    values = {
-        "init": str(pretrained),
-        "steps": 40,
-        "batch_size": 8,
-        "eval_every": 20,
-        "save_every": 40,
-        "log_every": 20,
-        "launcher": Mesh(),
-        "optimizer": Optimizer(learning_rate=1e-2),
-        "task": TokenClassification() if suffix == "jsonl" else TextClassification(pooling="cls"),
-        "data": LabelledData(**data),
-        "model": ModelChanges(dropout=0.0, attention_dropout=0.0),
-    }
-    return FineTune(**{**values, **changes})
-
-
-@pytest.fixture(scope="module")
-def sentiment(pretrained, tables, tmp_path_factory):
-    """A fine-tuned run folder and its result."""
-    folder = tmp_path_factory.mktemp("sentiment") / "run"
-    return folder, fine_tune(settings(pretrained, tables), folder, quiet=True)
 
 
 def test_fine_tuning_learns_and_is_scored_the_same_everywhere(sentiment, tables):
@@ -219,146 +109,6 @@ def test_frozen_parameters_keep_every_bit(pretrained, tables, tmp_path, adapter,
     assert np.isfinite(evaluate.score(tmp_path / "run", f"{tables}/test.csv")["nll"])
 
 
-# -- opening a run
-
-
-def test_the_best_checkpoint_is_opened_else_the_newest_else_the_one_named(pretrained, sentiment):
-    assert open_run(pretrained).checkpoint == pretrained / "checkpoints" / "4"
-    assert open_run(pretrained / "checkpoints" / "2").step == 2
-    folder, result = sentiment
-    assert open_run(folder).checkpoint == folder / "best" / str(result.best_step)
-    source = open_run(pretrained)
-    assert source.model.width == 16 and source.tokenizer.vocab_size == source.model.vocab_size
-
-
-@pytest.fixture
-def copy(pretrained, tmp_path):
-    shutil.copytree(pretrained, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def flip_a_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_damage_is_found_and_an_older_whole_checkpoint_taken(copy):
-    victim = max(
-        (copy / "checkpoints" / "4" / "params").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()
-    )
-    flip_a_byte(victim)
-    assert open_run(copy).step == 2
-    with pytest.raises(ValueError, match=f"{victim.name} is damaged"):
-        open_run(copy / "checkpoints" / "4")
-    (copy / "checkpoints" / "2" / "hashes.json").unlink()
-    with pytest.raises(ValueError, match="never completed"):
-        open_run(copy / "checkpoints" / "2")
-
-
-def test_another_tokenizer_is_refused(copy, tmp_path):
-    train_sentencepiece(["other words"] * 9, vocab_size=30, lowercase=True, path=copy / "tokenizer.model")
-    with pytest.raises(ValueError, match="the run was made with"):
-        open_run(copy).tokenizer  # noqa: B018
-    (copy / "tokenizer.model").unlink()
-    with pytest.raises(FileNotFoundError, match="tokenizer"):
-        open_run(copy).tokenizer  # noqa: B018
-
-
-def test_missing_and_empty_runs_are_named(tmp_path, pretrained):
-    with pytest.raises(FileNotFoundError, match="no run folder at .*nowhere"):
-        open_run(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="config.json is missing"):
-        open_run(tmp_path)
-    shutil.copy(pretrained / "config.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
-        open_run(tmp_path)
-
-
-# -- the passport
-
-
-def network_for(source, heads=(), **changes):
-    config = dataclasses.replace(source.model, **changes)
-    return Network(config.build(), (*heads, ("classifier", Classifier(config, 2))))
-
-
-def test_passport_accounts_for_every_leaf(pretrained):
-    source = open_run(pretrained)
-    network = network_for(source)
-    params, passport = hand_off(source, network, jax.random.key(0))
-    fates = {entry.path: entry for entry in passport.entries}
-    wanted, held = flat(jax.eval_shape(network.init, jax.random.key(0))), flat(source.params)
-    assert len(fates) == len(passport.entries) == len({*wanted, *held})
-    for path, leaf in flat(params).items():
-        entry = fates["/".join(path)]
-        assert entry.shape == leaf.shape == wanted[path].shape
-        if path[0] == "backbone":
-            assert entry.status == "restored" and entry.stored == leaf.shape
-            np.testing.assert_array_equal(leaf, held[path])
-        else:
-            assert (entry.status, entry.why, entry.stored) == (
-                "re-initialised",
-                "head new for this task",
-                None,
-            )
-    assert {e.path.split("/")[1] for e in passport.entries if e.status == "dropped"} == {"masked_lm"}
-    assert jax.tree.structure(params) == jax.tree.structure(jax.eval_shape(network.init, jax.random.key(0)))
-    cells = {column.header: list(column.cells) for column in passport.table().columns}
-    assert "backbone/layers" in cells["part"] and sum(map(int, cells["leaves"])) == len(fates)
-
-
-def test_heads_are_reused_only_when_asked(pretrained):
-    source = open_run(pretrained)
-    heads = (("masked_lm", MaskedLMHead(source.model)),)
-    fresh, passport = hand_off(source, network_for(source, heads), jax.random.key(0))
-    kernel = ("heads", "masked_lm", "dense", "kernel")
-    why = {entry.path: entry.why for entry in passport.entries}
-    assert why["/".join(kernel)] == "the run's masked_lm was not asked for"
-    assert np.all(flat(fresh)[kernel] != flat(source.params)[kernel])
-    reused, passport = hand_off(
-        source, network_for(source, heads), jax.random.key(0), reuse_heads=("masked_lm",)
-    )
-    np.testing.assert_array_equal(flat(reused)[kernel], flat(source.params)[kernel])
-    assert not [entry for entry in passport.entries if entry.status == "dropped"]
-    with pytest.raises(ValueError, match="pooler.*classifier"):
-        hand_off(source, network_for(source), jax.random.key(0), reuse_heads=("pooler",))
-
-
-def test_positions_are_resized_only_with_the_models_consent(pretrained):
-    source = open_run(pretrained)
-    table = ("backbone", "embed", "positions")
-    longer, passport = hand_off(source, network_for(source, max_positions=48), jax.random.key(0))
-    stored = flat(source.params)[table]
-    np.testing.assert_array_equal(flat(longer)[table], np.concatenate([stored, stored[:16]]))
-    assert [(e.path, e.stored, e.shape) for e in passport.entries if e.status == "resized"] == [
-        ("backbone/embed/positions", (32, 16), (48, 16))
-    ]
-    shorter, _ = hand_off(source, network_for(source, max_positions=8), jax.random.key(0))
-    np.testing.assert_array_equal(flat(shorter)[table], stored[:8])
-
-
-@pytest.mark.parametrize(
-    ("changes", "drop", "words"),
-    [
-        ({"mlp_width": 24}, None, ("backbone/layers/mlp/up/kernel", "(2, 16, 32)", "(2, 16, 24)")),
-        ({"types": 3}, None, ("backbone/embed/types", "(2, 16)", "(3, 16)")),
-        ({"types": 0}, None, ("backbone/embed/types", "(2, 16)", "no such leaf")),
-        ({}, "scale", ("backbone/embed_norm/scale", "(16,)", "no such leaf")),
-    ],
-)
-def test_an_unexplained_leaf_is_an_error(pretrained, changes, drop, words):
-    source = open_run(pretrained)
-    if drop is not None:
-        params = jax.tree.map(lambda x: x, source.params)
-        del params["backbone"]["embed_norm"][drop]
-        source = dataclasses.replace(source, params=params)
-    with pytest.raises(ValueError) as error:
-        hand_off(source, network_for(source, **changes), jax.random.key(0))
-    for word in words:
-        assert word in str(error.value)
-
-
 # -- building
 
 
@@ -414,7 +164,7 @@ def config_file(pretrained, tables, tmp_path):
     """A config file whose experiment is the `sentiment` fixture's, so that nothing compiles twice."""
     path = tmp_path / "config.py"
     path.write_text(
-        "from tests.test_finetune_run import settings\n\n\n"
+        "from tests.tuned import settings\n\n\n"
         f"def config():\n    return settings({str(pretrained)!r}, {str(tables)!r})\n"
     )
     return str(path)
