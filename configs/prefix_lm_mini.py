@@ -4,7 +4,7 @@ Command:  python -m train configs/prefix_lm_mini.py --data.files 'corpus/*.txt' 
 Result:   not yet measured.
 """
 
-from model.llama import LlamaConfig
+from model.llama import llama_mini
 from objectives.prefix_lm import PrefixLM
 from train.experiment import Experiment, TextData
 from train.optimizer import Optimizer
@@ -15,17 +15,7 @@ LENGTH = 256
 def config() -> Experiment:
     """The experiment; every field can be overridden on the command line."""
     return Experiment(
-        model=LlamaConfig(
-            vocab_size=8192,
-            layers=4,
-            width=256,
-            heads=4,
-            kv_heads=2,
-            mlp_width=704,
-            max_positions=LENGTH,
-            tied=True,
-            rotary_base=10_000.0,
-        ),
+        model=llama_mini(vocab_size=8192, max_positions=LENGTH),
         objective=PrefixLM(),
         data=TextData(length=LENGTH, framing="bos_eos"),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1, warmup=0.05),

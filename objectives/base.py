@@ -63,7 +63,8 @@ class Objective:
     """Base of all objectives; fields of a subclass are its hyper-parameters.
 
     Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not see
-    the tokens as they are; a `Mixture` of such objectives encodes once. A loss that needs several encodes
+    the tokens as they are; a `Mixture` of such objectives encodes once. A loss whose tokens see
+    each other otherwise than the row's layout says defines `hidden_states`; one that needs several encodes
     (contrastive, preference) overrides `__call__` instead.
 
     Weights in `LossOut` may depend on batch and rng, never on parameters or hidden states: the step asks for

@@ -27,7 +27,8 @@ class Choice(Mixture):
     weighs only its own; what it costs to score, it costs for all rows. Terms, metrics and claims are named "part/name".
 
     The third entry of each part is its share of the examples (relative to the others) and, so that every example counts
-    alike, the factor of its terms. Parts may all corrupt, but none may encode for itself: use a `Mixture` with "each".
+    alike, the factor of its terms; a part to which no row of a step falls adds nothing to that step's sum. Parts may all
+    corrupt, but none may encode for itself: use a `Mixture` with "each".
 
     Example:
       Two parts that lose 1 nat and 3 nats for each row, the second with three quarters of the examples. Whatever the draw,
@@ -65,7 +66,7 @@ class Choice(Mixture):
             raise ValueError(
                 'a choice encodes every row once, for the part that it fell to; leave encode="once"'
             )
-        self.refuse_own_encodes()
+        self.refuse_own_encodes('use a Mixture with encode="each"')
         shares = {name: share for name, _, share in self.parts}
         if min(shares.values()) <= 0:
             raise ValueError(f"shares of a choice must be positive, got {shares}")
@@ -124,7 +125,8 @@ class Choice(Mixture):
 
 def _only(batch: Batch, mine_B1: jax.Array) -> Batch:
     """The batch with all other rows turned into padding."""
-    return {**batch, "segment_ids": jnp.where(mine_B1, batch["segment_ids"], 0)}
+    layouts = [name for name in ("segment_ids", "target_segment_ids") if name in batch]
+    return {**batch, **{name: jnp.where(mine_B1, batch[name], 0) for name in layouts}}
 
 
 def example() -> Choice:

@@ -75,8 +75,8 @@ class Distillation(Objective):
         own = type(self.base)
         if own.scored is Objective.scored or not encodes_plainly(self.base) or self.base.companions:
             raise ValueError(
-                f"base {own.__name__} cannot be distilled: that takes an objective which scores one encode of the row, as "
-                "MaskedLM and CausalLM do, defines scored and has no companion of its own"
+                f"base {own.__name__} cannot be distilled: that takes an objective which scores one plain encode of the "
+                "row, as MaskedLM and CausalLM do, defines scored and has no companion of its own"
             )
         if self.temperature <= 0 or not 0 < self.soft <= 1:
             raise ValueError(

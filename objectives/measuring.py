@@ -43,7 +43,7 @@ def evaluate(
     objective: Objective, network: Network, params: Params, batch: HostBatch, only: str | None = None
 ) -> tuple[LossOut, Params]:
     """The sums, and the gradient of the minimised sum (not divided by any weight) or of one term `only`."""
-    # Arguments, so that one program serves every choice of terms.
+    # Arguments, so that one program serves every choice of terms; those left out count 0 times.
     factors = {
         k: factor if only is None else float(k == only) for k, factor in objective.coefficients().items()
     }

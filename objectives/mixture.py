@@ -73,18 +73,18 @@ class Mixture(Objective):
         """Parts that share one encode must all be able to score what one of them corrupted."""
         if self.encode == "each":
             return
-        self.refuse_own_encodes()
+        self.refuse_own_encodes('use encode="each"')
         corrupting = [name for name, part, _ in self.parts if _corrupts(part)]
         if len(corrupting) > 1:
             raise ValueError(
                 f'parts cannot share one encode: {corrupting} corrupt the tokens; use encode="each"'
             )
 
-    def refuse_own_encodes(self) -> None:
-        """Raise ValueError if a part encodes for itself."""
+    def refuse_own_encodes(self, instead: str) -> None:
+        """Raise ValueError if a part encodes for itself; `instead` says what to do."""
         own = [name for name, part, _ in self.parts if not _encodes_once(part)]
         if own:
-            raise ValueError(f'parts cannot share one encode: {own} encode for themselves; use encode="each"')
+            raise ValueError(f"parts cannot share one encode: {own} encode for themselves; {instead}")
 
     @property
     def additive(self) -> bool:  # type: ignore[override]

@@ -17,7 +17,7 @@ from model.heads import MaskedLMHead
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
 from objectives.pairs import PairLengths, RowBuilder, draw_document
-from objectives.segments import Pooling, membership, pool
+from objectives.segments import Pooling, membership, nan_if_crowded, pool
 
 SPECIALS = 2
 
@@ -190,8 +190,8 @@ class NeighbourWords(Objective):
         logits_BG = jnp.einsum("BGD,BGD->BG", transformed_BGD, bags_BGD, preferred_element_type=jnp.float32)
         logits_BG += jnp.einsum("BGL,BL->BG", to_neighbours_BGL, jnp.take(bias_V, tokens_BL, axis=0))
         loss_sum = jnp.sum(weights_BG * log_z_BG - logits_BG)
-        crowded = jnp.max(segment_ids_BL) > self.max_segments
-        return LossOut({"nll": (jnp.where(crowded, jnp.nan, loss_sum), jnp.sum(weights_BG))}, {})
+        loss_sum = nan_if_crowded(loss_sum, segment_ids_BL, self.max_segments)
+        return LossOut({"nll": (loss_sum, jnp.sum(weights_BG))}, {})
 
     def _word_weights(self, tokens_BL: jax.Array, segment_ids_BL: jax.Array, vocab_size: int) -> jax.Array:
         """Weight of each token as a target; 0 for special tokens and padding."""

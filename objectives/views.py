@@ -346,7 +346,7 @@ def _bits_and_bytes(losses: TokenLosses, batch: Batch) -> tuple[jax.Array, jax.A
 
 
 def _find(objective: Objective, kind: type[Kind]) -> Kind | None:
-    """The objective itself, or the first part of a mixture, that is of this kind."""
+    """The objective itself, or the first part of a mixture or choice, that is of this kind."""
     if isinstance(objective, kind):
         return objective
     if isinstance(objective, Mixture):
@@ -369,7 +369,7 @@ def _language_model(objective: Objective) -> CausalLM:
 
 def _named(objective: Objective) -> str:
     if isinstance(objective, Mixture):
-        return f"a mixture of {' and '.join(_named(part) for _, part, _ in objective.parts)}"
+        return f"a {type(objective).__name__.lower()} of {' and '.join(_named(part) for _, part, _ in objective.parts)}"
     return type(objective).__name__
 
 

@@ -6,8 +6,8 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Threads for simulated devices: where eight wait in one collective, none is left for another and all wait for ever.
 os.environ.setdefault("NPROC", "32")
-# The networks are tiny and the programs many, so compiling is nearly all of the time: in one piece and with the older
-# emitters it takes a third of it.
+# The networks are tiny and the programs many, so compiling is nearly all of the time. In one piece and with the older
+# emitters it takes a third of what it would.
 QUICK_COMPILER = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILER}"
 
@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture
 def optimized():
-    """Options of a compiler as users have it, for tests of what it makes of a program."""
+    """The compiler as users have it, for tests of what it makes of a program: optimisations on, and options for jit."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield {"xla_cpu_use_fusion_emitters": True}
     jax.config.update("jax_disable_most_optimizations", True)

@@ -141,6 +141,7 @@ def test_from_own_text_to_labels_for_new_text(pretrained, tmp_path, capsys, monk
         (training.main, ["configs/bert_mini.py", "--data.files", "NOWHERE/*.txt"], "no files match"),
         (training.main, ["configs/nothing.py"], "no experiment file configs/nothing.py; there are"),
         (certificate.main, ["configs/demo.py"], "a Study, not a Experiment"),
+        (certificate.main, ["configs/simcse_mini.py"], "SimCSE is no sum over examples"),
     ],
 )
 def test_each_mistake_is_one_line(main, arguments, words, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The model room: published sizes, who sees whom, gradients under every policy, and what configs refuse."""
+"""The model room: who sees whom, gradients under every policy, and what configs refuse."""
 
 import dataclasses
 import functools
@@ -17,6 +17,7 @@ from model.heads import Classifier, MaskedLMHead, Pooler
 from model.layers import Dropout
 from model.network import Network
 from model.stack import stack
+from objectives.measuring import QUICK
 
 SMALL = {"vocab_size": 61, "layers": 2, "width": 32, "heads": 2, "mlp_width": 48, "max_positions": 32}
 STILL = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -63,10 +64,7 @@ def packed(lengths, length=12):
     return batch | {"tokens": np.array(rows, np.int32)}
 
 
-# Compiled once per config and shape, and not optimised: most of this file's time would be compilation.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
+# Compiled once per config and shape.
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def encode(config, params, batch, dropout_rng=None):
     return Network(config.build()).bind(params, dropout_rng).encode(batch["tokens"], batch)

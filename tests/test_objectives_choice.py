@@ -15,6 +15,7 @@ from objectives.properties import corrupts_as_claimed
 OBJECTIVE = choice.example()
 CONFIG, BATCH = small_config(OBJECTIVE), small_batch(OBJECTIVE)
 KEY = jax.random.key(4)
+UNEVEN = tuple((name, part, share) for (name, part, _), share in zip(OBJECTIVE.parts, (1, 3), strict=True))
 
 
 def test_each_part_scores_its_own_rows_as_if_it_were_alone_with_them():
@@ -44,8 +45,7 @@ def test_each_part_scores_its_own_rows_as_if_it_were_alone_with_them():
 
 
 def test_uneven_shares_are_kept_and_weigh_the_terms():
-    parts = tuple((name, part, share) for (name, part, _), share in zip(OBJECTIVE.parts, (1, 3), strict=True))
-    uneven = Choice(parts=parts)
+    uneven = Choice(parts=UNEVEN)
     assert uneven.coefficients() == {"tokens/nll": 0.25, "spans/nll": 0.75}
     verdict = corrupts_as_claimed(uneven, CONFIG, BATCH)
     assert verdict.verdict == "holds", verdict
@@ -58,8 +58,7 @@ class ThinksItIsFair(Choice):
 
 
 def test_wrong_shares_are_found():
-    parts = tuple((name, part, share) for (name, part, _), share in zip(OBJECTIVE.parts, (1, 3), strict=True))
-    verdict = corrupts_as_claimed(ThinksItIsFair(parts=parts), CONFIG, BATCH)
+    verdict = corrupts_as_claimed(ThinksItIsFair(parts=UNEVEN), CONFIG, BATCH)
     assert verdict.verdict == "fails" and "shares" in verdict.detail, verdict
 
 

@@ -1,6 +1,6 @@
 """The certificate: one experiment under every launcher and split, and by how much the numbers differ.
 
-`python -m train.certificate CONFIG [--compared-steps 20] [overrides]` runs the experiment's own step on one device,
+`python -m train.certificate CONFIG [--compared.steps 20] [overrides]` runs the experiment's own step on one device,
 `Pmap()` over all, and three meshes, with 1, 2 and 4 microbatches, in float32 without dropout, and prints a table. Losses
 are compared over a run of steps; gradients at equal parameters, since Adam turns rounding noise into full-size updates
 wherever the true gradient is zero. It must not know what an objective computes.
@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from model.network import Network
 from objectives.base import Objective
 from train.adapter import FULL
-from train.build import build
+from train.build import build, check_run
 from train.cli import load_config, one_line_errors, parse_with
 from train.companions import place
 from train.experiment import Experiment
@@ -37,6 +37,21 @@ TOLERANCE = 1e-5
 """Largest accepted difference: of losses in nats, of gradients relative to the largest entry of their leaf's tree."""
 
 
+Kind = Literal["pmap", "data", "fsdp", "tensor"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What is compared with one device and one microbatch."""
+
+    steps: int = 20
+    """Steps whose losses are compared."""
+    launchers: tuple[Kind, ...] = ("pmap", "data", "fsdp", "tensor")
+    """Pmap, and meshes that split the rows, the parameters too, or those over two axes; as far as the devices allow."""
+    microbatches: tuple[int, ...] = (1, 2, 4)
+    """Parts of a batch; those into which it cannot be divided are left out."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One launcher and split against the reference."""
@@ -47,25 +62,29 @@ class Row:
     """Of the first step, nats."""
     last_loss: float
     """Of the last step, nats."""
-    loss: float
+    loss_gap: float
     """Largest |loss - reference| over the steps, nats."""
-    gradient: float
+    gradient_gap: float
     """Largest |gradient - reference| at the reference's first and last parameters, over the largest |reference|."""
 
     @property
     def agrees(self) -> bool:
         """Whether both differences are within `TOLERANCE`."""
-        return self.loss <= TOLERANCE and self.gradient <= TOLERANCE
+        return self.loss_gap <= TOLERANCE and self.gradient_gap <= TOLERANCE
 
 
-def launchers(devices: int) -> dict[str, Launcher]:
-    """Every way to lay a step out on this many devices."""
-    ways: dict[str, Launcher] = {f"Pmap() x {devices}": Pmap(), f"Mesh(data={devices})": Mesh(data=devices)}
+def launchers(devices: int, kinds: Sequence[Kind] = Compared().launchers) -> dict[str, Launcher]:
+    """Every way of these kinds to lay a step out on this many devices."""
+    ways: dict[Kind, tuple[str, Launcher]] = {
+        "pmap": (f"Pmap() x {devices}", Pmap()),
+        "data": (f"Mesh(data={devices})", Mesh(data=devices)),
+    }
     if devices > 1:
-        ways[f"Mesh(fsdp={devices})"] = Mesh(fsdp=devices, data=1)
+        ways["fsdp"] = (f"Mesh(fsdp={devices})", Mesh(fsdp=devices, data=1))
     if devices % 2 == 0 and devices > 2:
-        ways[f"Mesh(fsdp={devices // 2}, tensor=2)"] = Mesh(fsdp=devices // 2, tensor=2, data=1)
-    return ways
+        half = devices // 2
+        ways["tensor"] = (f"Mesh(fsdp={half}, tensor=2)", Mesh(fsdp=half, tensor=2, data=1))
+    return dict(way for kind, way in ways.items() if kind in kinds)
 
 
 def _keep_gradient() -> optax.GradientTransformation:
@@ -105,15 +124,14 @@ def certify(
         gaps = [
             _gap(_gradient(run, point), expected) for point, expected in zip(points, reference, strict=True)
         ]
-        loss = float(np.max(np.abs(losses - reference_losses)))
         first, last = float(losses[0]), float(losses[-1])
         return Row(
             launcher=name,
             microbatches=microbatches,
             first_loss=first,
             last_loss=last,
-            loss=loss,
-            gradient=max(gaps),
+            loss_gap=float(np.max(np.abs(losses - reference_losses))),
+            gradient_gap=max(gaps),
         )
 
     for microbatches in splits:
@@ -191,31 +209,33 @@ def table(rows: Sequence[Row], title: str) -> Table:
         out.add_column(column, justify="left" if column in ("launcher", "agrees") else "right")
     for row in rows:
         course = f"{row.first_loss:.4f} -> {row.last_loss:.4f}"
-        differences = (f"{row.loss:.1e}", f"{row.gradient:.1e}")
+        differences = (f"{row.loss_gap:.1e}", f"{row.gradient_gap:.1e}")
         out.add_row(row.launcher, str(row.microbatches), course, *differences, "yes" if row.agrees else "NO")
     return out
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`CONFIG [--compared-steps N] [overrides]`."""
+    """`CONFIG [--compared.steps N] [--compared.launchers ...] [--compared.microbatches ...] [overrides]`."""
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("usage: python -m train.certificate CONFIG.py [--help | overrides]")
     if jax.default_backend() == "cpu" and jax.device_count() < 8:
         raise ValueError(
             "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 and NPROC=32 to simulate 8 devices"
         )
-    own = ("compared_steps", int, 20, "Steps whose losses are compared.")
+    own = ("compared", Compared, Compared(), "What is compared.")
     program = f"python -m train.certificate {arguments[0]}"
-    experiment, steps = parse_with(load_config(arguments[0], Experiment), arguments[1:], program, own)
-    splits = [m for m in (1, 2, 4) if experiment.batch_size % (m * jax.device_count()) == 0]
+    experiment, compared = parse_with(load_config(arguments[0], Experiment), arguments[1:], program, own)
+    splits = [m for m in compared.microbatches if experiment.batch_size % (m * jax.device_count()) == 0]
     if not splits:
         raise ValueError(
-            f"batch_size {experiment.batch_size} is not divisible by {jax.device_count()} devices: choose a multiple"
+            f"batch_size {experiment.batch_size} is not divisible by {jax.device_count()} devices in any of "
+            f"{compared.microbatches} microbatches: choose a multiple"
         )
+    check_run(dataclasses.replace(experiment, launcher=Pmap(), microbatches=splits[0]), experiment.objective)
     exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
-    ways = launchers(jax.device_count())
-    batches = [parts.stream.batch(i) for i in range(steps)]
+    ways = launchers(jax.device_count(), compared.launchers)
+    batches = [parts.stream.batch(i) for i in range(compared.steps)]
     found = certify(
         parts.network,
         parts.objective,
@@ -227,7 +247,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     total = (1 + len(ways)) * len(splits) - (1 in splits)
     rows = list(tqdm(found, total=total, desc="certificate", unit="row", dynamic_ncols=True))
-    Console().print(table(rows, f"{arguments[0]}: {steps} steps against one device"))
+    Console().print(table(rows, f"{arguments[0]}: {compared.steps} steps against one device"))
     if not all(row.agrees for row in rows):
         raise ValueError(f"differences above {TOLERANCE}: the launchers do not give the same numbers")
 

@@ -1,0 +1,27 @@
+"""A small decoder of Llama's shape (L4 D256) that writes out the spans dropped from a text, in one row, on your text.
+
+Command:  python -m train configs/decoder_spans_mini.py --data.files 'corpus/*.txt' --workdir runs/decoder_spans_mini
+Result:   not yet measured.
+"""
+
+from data.tokenizer import EOS
+from model.llama import llama_mini
+from objectives.decoder_span_corruption import DecoderSpanCorruption
+from train.experiment import Experiment, TextData
+from train.optimizer import Optimizer
+
+VOCABULARY, SENTINELS, LENGTH = 8192, 100, 256
+
+
+def config() -> Experiment:
+    """The last ids are the sentinels."""
+    return Experiment(
+        model=llama_mini(vocab_size=VOCABULARY, max_positions=LENGTH),
+        objective=DecoderSpanCorruption(
+            first_sentinel_id=VOCABULARY - 1, sentinels=SENTINELS, eos_id=EOS, length=LENGTH
+        ),
+        data=TextData(length=LENGTH, sentinels=SENTINELS),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1, warmup=0.05),
+        steps=20_000,
+        batch_size=32,
+    )
