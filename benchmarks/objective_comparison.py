@@ -21,6 +21,7 @@ from benchmarks.label_efficiency import STOPPED, Counter, claim, test_score, tun
 from benchmarks.report import spread
 from benchmarks.study import Comparison
 from train.__main__ import pretrain
+from train.build import check_model
 from train.cli import Preempted, load_config, one_line_errors, parse
 from train.describe import write_json
 from train.metrics import read_rows
@@ -35,6 +36,7 @@ SCRATCH = "from scratch"
 
 def run_comparison(comparison: Comparison, workdir: Path) -> list[Row]:
     """Everything; returns the rows of results.json."""
+    check(comparison)
     claim(comparison, workdir)
     runs = sum(len(task.optimizers) + len(comparison.seeds) - 1 for task in comparison.tasks)
     counter = Counter(runs * (1 + len(comparison.pretraining)))
@@ -52,6 +54,19 @@ def run_comparison(comparison: Comparison, workdir: Path) -> list[Row]:
         write_json(workdir / "results.json", rows)
     counter.bar.close()
     return rows
+
+
+def check(comparison: Comparison) -> None:
+    """Raise ValueError where a task could not be learned on a pretrained backbone: before hours, not after."""
+    for _, experiment in comparison.pretraining:
+        for task in comparison.tasks:
+            tuned = task.finetune
+            check_model(
+                tuned.model.apply(experiment.model),
+                tuned.task.objective(2),
+                tuned.data.length,
+                encoder_alone=True,
+            )
 
 
 def _arm(

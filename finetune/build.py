@@ -102,7 +102,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     examples = {name: read_examples(task, getattr(data, name), name, data.columns) for name in splits}
     classes = class_names(examples["train"])
     objective = task.objective(len(classes))
-    check_model(model, objective, data.length)
+    check_model(model, objective, data.length, encoder_alone=True)
     check_run(experiment, objective)
     examples["train"] = _draw(examples["train"], data.labels, experiment.seed, data.train)
     sample = min(data.train_sample, len(examples["train"]))

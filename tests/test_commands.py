@@ -16,6 +16,7 @@ import train.__main__ as training
 from data.tokenizer import load_tokenizer
 from finetune import predict
 from train import certificate, evaluate
+from train.checkpoint import flat
 from train.cli import one_line_errors
 from train.describe import read_json
 from train.metrics import read_rows
@@ -83,6 +84,17 @@ def test_an_encoder_decoder_trains_on_dropped_spans(corpus, tmp_path):
     training.main([*command, *own.split(), *short.split()])
     losses = [row["eval/nll"] for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row]
     assert len(losses) == 2 and losses[1] < losses[0]
+
+    # Its encoder alone labels texts; the decoder is carried along and not trained.
+    table = ["--data.train", f"{tmp_path}/train.csv", "--data.eval", f"{tmp_path}/train.csv"]
+    (tmp_path / "train.csv").write_text("text,label\n" + "ba do fi,ba\ngu ke lo,do\n" * 8)
+    tuned = ["--init", str(run), "--workdir", str(tmp_path / "tuned"), "--epochs", "0", "--steps", "2"]
+    finetuning.main(["configs/text_classification.py", *tuned, *table, "--optimizer.weight-decay", "0"])
+    before, after = (flat(open_run(folder).params) for folder in (run, tmp_path / "tuned"))
+    moved = {path[1] for path, leaf in before.items() if not np.array_equal(leaf, after[path])}
+    kept = {path[1] for path in before} - moved
+    assert any("decoder" in name for name in kept), (kept, moved)
+    assert moved and not any("decoder" in name for name in moved), (kept, moved)
 
 
 def test_a_finished_run_is_not_repeated_and_changed_files_are_noticed(pretrained, corpus, tmp_path, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from benchmarks import objective_comparison
 from benchmarks.study import Comparison, Study
 from finetune.experiment import FineTune
 from model.network import Network
@@ -27,6 +28,7 @@ def test_config(file):
         return
     experiments = [value.pretrain] if isinstance(value, Study) else [value]
     if isinstance(value, Comparison):
+        objective_comparison.check(value)
         experiments = [experiment for _, experiment in value.pretraining]
     for experiment in experiments:
         assert decode(encode(experiment)) == experiment

@@ -187,15 +187,21 @@ def _initial(
     return {**params, "backbone": {**params["backbone"], "embed": embed}}
 
 
-def check_model(model: TransformerConfig, objective: Objective, length: int) -> None:
-    """Row length, positions and the objective's own needs."""
+def check_model(
+    model: TransformerConfig, objective: Objective, length: int, *, encoder_alone: bool = False
+) -> None:
+    """Row length, positions and the objective's own needs.
+
+    With `encoder_alone` an objective for encoders may read that of an encoder-decoder, whose decoder nothing trains then.
+    """
     if length > model.max_positions:
         raise ValueError(
             f"data.length {length} is longer than model.max_positions {model.max_positions}: shorten the rows or give the "
             "model more positions"
         )
     choose_kernel(model, length)
-    if model.encoder_decoder != (objective.family == "encoder_decoder"):
+    reads_encoder = encoder_alone and model.encoder_decoder and objective.family == "encoder"
+    if not reads_encoder and model.encoder_decoder != (objective.family == "encoder_decoder"):
         raise ValueError(
             f"{type(objective).__name__} is an objective for backbones of the family {objective.family}, but "
             f"{type(model).__name__} is {'' if model.encoder_decoder else 'not '}an encoder-decoder: choose another model"
