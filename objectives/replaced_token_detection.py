@@ -36,6 +36,9 @@ class ReplacedTokenDetection(Objective):
     to the token (`objectives.randomness`). A sample that happens to be right counts as original. No gradient flows
     through the sample. The generator is left behind at the hand-off, as all heads are.
 
+    Samples jump with the parameters: two runs that differ by rounding (another launcher or split) have equal gradients at
+    equal parameters, but draw another token now and then, and their losses part by what that one costs.
+
     Terms:
       generator: nats, weighted by masked tokens.
       discriminator: nats, weighted by all tokens that are not padding; its factor is `discriminator_weight`.
