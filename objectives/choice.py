@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import TransformerConfig
-from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut
+from objectives.base import Batch, Corrupted
 from objectives.masking import share_of_bits
-from objectives.mixture import Mixture
+from objectives.mixture import Mixture, Seen
 from objectives.randomness import example_bits
 
 
@@ -36,7 +35,7 @@ class Choice(Mixture):
 
       >>> import dataclasses, jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> from objectives.base import Objective
+      >>> from objectives.base import LossOut, Objective
       >>> @dataclasses.dataclass(frozen=True, kw_only=True)
       ... class Loses(Objective):
       ...     nats: float
@@ -71,62 +70,43 @@ class Choice(Mixture):
         if min(shares.values()) <= 0:
             raise ValueError(f"shares of a choice must be positive, got {shares}")
 
-    def shares(self) -> tuple[float, ...]:
-        """Of all examples, for each part."""
+    def factors(self) -> tuple[float, ...]:
+        """The shares of all examples, which sum to one."""
         total = sum(share for _, _, share in self.parts)
         return tuple(share / total for _, _, share in self.parts)
 
-    def coefficients(self) -> dict[str, float]:
-        """Each term's own coefficient times its part's share."""
-        return {
-            f"{name}/{term}": share * own
-            for (name, part, _), share in zip(self.parts, self.shares(), strict=True)
-            for term, own in part.coefficients().items()
-        }
-
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """Each row as the part it fell to corrupts it; the plan has that part's number, int32 [B], as "choice"."""
-        edges = np.cumsum(self.shares())[:-1]
+        """Each row as the part it fell to corrupts it; every part saw its own rows only."""
         lots_B = example_bits(rng, batch["example_ids"])
         choice_B = jnp.zeros(lots_B.shape, jnp.int32)
-        for edge in edges:
+        for edge in np.cumsum(self.factors())[:-1]:
             choice_B += lots_B >= share_of_bits(edge)
         tokens_BL, plans = batch["tokens"], {}
         for index, (name, part, _) in enumerate(self.parts):
             mine_B1 = (choice_B == index)[:, None]
-            plans[name] = part.corrupt(config, _only(batch, mine_B1), jax.random.fold_in(rng, index))
-            tokens_BL = jnp.where(mine_B1, plans[name].tokens_BL, tokens_BL)
-        return Corrupted(tokens_BL, {"choice": choice_B, "parts": plans})
+            own = _only(batch, mine_B1)
+            plans[name] = Seen(own, part.corrupt(config, own, jax.random.fold_in(rng, index)))
+            tokens_BL = jnp.where(mine_B1, plans[name].corrupted.tokens_BL, tokens_BL)
+        return Corrupted(tokens_BL, plans)
 
     def corruption_claims(
         self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
     ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Those of all parts on their own rows, and the shares."""
-        plans, choice_B = corrupted.plan["parts"], corrupted.plan["choice"]
-        chosen_KB = choice_B[None] == jnp.arange(len(self.parts))[:, None]
-        counts_K = jnp.sum(chosen_KB, axis=1, dtype=jnp.float32)
-        claims = {"shares": (counts_K, jnp.array(self.shares()) * choice_B.size)}
-        for index, (name, part, _) in enumerate(self.parts):
-            own = _only(batch, chosen_KB[index][:, None])
-            for claim, counts in part.corruption_claims(config, own, plans[name]).items():
-                claims[f"{name}/{claim}"] = counts
-        return claims
-
-    def score(
-        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
-    ) -> LossOut:
-        """Every part on the rows that fell to it."""
-        outs = {}
-        for index, (name, part, _) in enumerate(self.parts):
-            own = _only(batch, (corrupted.plan["choice"] == index)[:, None])
-            outs[name] = part.score(network, hidden_BLD, own, corrupted.plan["parts"][name])
-        return self.join(outs)
+        """Those of all parts on their own rows, and the shares of the rows that are not padding."""
+        counts_K = jnp.stack([_rows(corrupted.plan[name].batch) for name, _, _ in self.parts])
+        claims = super().corruption_claims(config, batch, corrupted)
+        return {**claims, "shares": (counts_K, jnp.array(self.factors()) * _rows(batch))}
 
 
 def _only(batch: Batch, mine_B1: jax.Array) -> Batch:
     """The batch with all other rows turned into padding."""
     layouts = [name for name in ("segment_ids", "target_segment_ids") if name in batch]
     return {**batch, **{name: jnp.where(mine_B1, batch[name], 0) for name in layouts}}
+
+
+def _rows(batch: Batch) -> jax.Array:
+    """How many hold a text, float32 scalar."""
+    return jnp.sum(jnp.any(batch["segment_ids"] > 0, axis=1), dtype=jnp.float32)
 
 
 def example() -> Choice:

@@ -6,7 +6,7 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,13 @@ from flax import linen as nn
 from model.config import TransformerConfig
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row, encodes_plainly
+
+
+class Seen(NamedTuple):
+    """What a part was given, and what it made of it."""
+
+    batch: Batch
+    corrupted: Corrupted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,9 +145,13 @@ class Mixture(Objective):
         """Each term's own coefficient times its part's."""
         return {
             f"{name}/{term}": factor * own
-            for name, part, factor in self.parts
+            for (name, part, _), factor in zip(self.parts, self.factors(), strict=True)
             for term, own in part.coefficients().items()
         }
+
+    def factors(self) -> tuple[float, ...]:
+        """Of the terms of each part."""
+        return tuple(factor for _, _, factor in self.parts)
 
     def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
         """Those of all parts."""
@@ -174,11 +185,11 @@ class Mixture(Objective):
         }
 
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """The tokens of the part that corrupts, and for every part its own `Corrupted`."""
+        """The tokens of the part that corrupts, and for every part what it has `Seen`."""
         tokens_BL, plans = batch["tokens"], {}
         for index, (name, part, _) in enumerate(self.parts):
-            plans[name] = part.corrupt(config, batch, jax.random.fold_in(rng, index))
-            tokens_BL = plans[name].tokens_BL if _corrupts(part) else tokens_BL
+            plans[name] = Seen(batch, part.corrupt(config, batch, jax.random.fold_in(rng, index)))
+            tokens_BL = plans[name].corrupted.tokens_BL if _corrupts(part) else tokens_BL
         return Corrupted(tokens_BL, plans)
 
     def corruption_claims(
@@ -188,33 +199,22 @@ class Mixture(Objective):
         return {
             f"{name}/{claim}": counts
             for name, part, _ in self.parts
-            for claim, counts in part.corruption_claims(config, batch, corrupted.plan[name]).items()
+            for claim, counts in part.corruption_claims(config, *corrupted.plan[name]).items()
         }
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
         """Every part on the same hidden states."""
-        return self.join(
-            {
-                name: part.score(network, hidden_BLD, batch, corrupted.plan[name])
-                for name, part, _ in self.parts
-            }
-        )
-
-    @staticmethod
-    def join(outs: dict[str, LossOut]) -> LossOut:
-        """All sums, named "part/name"."""
-        return LossOut(
-            {f"{name}/{term}": sums for name, out in outs.items() for term, sums in out.terms.items()},
-            {f"{name}/{metric}": sums for name, out in outs.items() for metric, sums in out.metrics.items()},
+        return _join(
+            {name: part.score(network, hidden_BLD, *corrupted.plan[name]) for name, part, _ in self.parts}
         )
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """One encode for all, or one each."""
         if self.encode == "once":
             return super().__call__(network, batch, rng)
-        return self.join(
+        return _join(
             {
                 name: part(network.redrawn(index), batch, jax.random.fold_in(rng, index))
                 for index, (name, part, _) in enumerate(self.parts)
@@ -245,6 +245,13 @@ def _encodes_once(part: Objective) -> bool:
     if isinstance(part, Mixture):
         return part.encode == "once"
     return encodes_plainly(part)
+
+
+def _join(outs: dict[str, LossOut]) -> LossOut:
+    return LossOut(
+        {f"{name}/{term}": sums for name, out in outs.items() for term, sums in out.terms.items()},
+        {f"{name}/{metric}": sums for name, out in outs.items() for metric, sums in out.metrics.items()},
+    )
 
 
 def example() -> Mixture:

@@ -18,7 +18,7 @@ from model.network import Network, Params
 from objectives.base import Objective
 from train.checkpoint import flat
 from train.launch import Launcher
-from train.passport import Passport, hand_off
+from train.passport import Passport, whole
 from train.restore import Source, open_run
 
 Named = Sequence[tuple[str, str]]
@@ -101,10 +101,8 @@ def _open(name: str, run: str, objective: Objective, model: TransformerConfig, l
         objective.check(own, length)
     except ValueError as error:
         raise ValueError(f"{what} cannot serve this objective: {error}") from error
-    heads = tuple(objective.companion_heads(name, own))
-    network = Network(own.build(), heads)
-    # Every head is taken from the run, so nothing is drawn with this key.
-    params, passport = hand_off(source, network, jax.random.key(0), reuse_heads=[head for head, _ in heads])
+    network = Network(own.build(), tuple(objective.companion_heads(name, own)))
+    params, passport = whole(source, network)
     return Companion(name=name, source=source, network=network, params=params, passport=passport)
 
 

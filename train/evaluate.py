@@ -30,7 +30,7 @@ from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
 from train.loop import evaluate
-from train.passport import hand_off
+from train.passport import whole
 from train.restore import Source, open_run
 from train.state import TrainState
 from train.step import eval_step
@@ -148,8 +148,7 @@ def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequenc
 
 def _state(source: Source, network: Network, launcher: Launcher) -> Any:
     """The launched state with the run's parameters, of which an evaluation reads nothing else."""
-    # Every head is taken from the run, so nothing is drawn with this key.
-    params, _ = hand_off(source, network, jax.random.key(0), reuse_heads=[name for name, _ in network.heads])
+    params, _ = whole(source, network)
     zero: Any = np.zeros((), np.int32)
     state = TrainState(step=zero, trainable=params, frozen={}, opt_state=(), bad_step=zero - 1, companions={})
     return launcher.enter(

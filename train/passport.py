@@ -118,6 +118,12 @@ def hand_off(
     return params, Passport(source=str(source.checkpoint), entries=tuple(entries))
 
 
+def whole(source: Source, network: Network) -> tuple[Params, Passport]:
+    """Parameters of a network that the run holds entirely, heads included; ValueError where it does not."""
+    # Every head is taken from the run, so nothing is drawn with this key.
+    return hand_off(source, network, jax.random.key(0), reuse_heads=[name for name, _ in network.heads])
+
+
 def fresh_passport(source: Source, network: Network) -> Passport:
     """The account where nothing but shape and tokenizer is taken from the run."""
     shapes = flat(jax.eval_shape(network.init, jax.random.key(0)))
