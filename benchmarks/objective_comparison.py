@@ -39,7 +39,8 @@ def run_comparison(comparison: Comparison, workdir: Path) -> list[Row]:
     check(comparison)
     claim(comparison, workdir)
     runs = sum(len(task.optimizers) + len(comparison.seeds) - 1 for task in comparison.tasks)
-    counter = Counter(runs * (1 + len(comparison.pretraining)))
+    scratch = scratch_arms(comparison)
+    counter = Counter(runs * (len(scratch) + len(comparison.pretraining)))
     rows: list[Row] = []
     for name, experiment in comparison.pretraining:
         folder = workdir / name
@@ -47,13 +48,21 @@ def run_comparison(comparison: Comparison, workdir: Path) -> list[Row]:
         if result.preempted:
             raise Preempted(STOPPED.format(folder / "pretrain", result.step))
         source = open_run(str(folder / "pretrain"))
-        if not rows:
-            # One architecture, so one arm from scratch: that of the first.
-            rows += _arm(comparison, SCRATCH, "scratch", folder, source, counter)
+        if name in scratch:
+            rows += _arm(comparison, scratch[name], "scratch", folder, source, counter)
         rows += _arm(comparison, name, "pretrained", folder, source, counter)
         write_json(workdir / "results.json", rows)
     counter.bar.close()
     return rows
+
+
+def scratch_arms(comparison: Comparison) -> dict[str, str]:
+    """What is also run from scratch, by the pretraining whose architecture it has: the first of each."""
+    first: dict[Any, str] = {}
+    for name, experiment in comparison.pretraining:
+        first.setdefault(experiment.model, name)
+    own, *others = first.values()
+    return {own: SCRATCH, **{name: f"{SCRATCH}, as {name}" for name in others}}
 
 
 def check(comparison: Comparison) -> None:

@@ -18,16 +18,17 @@ from data.tokenizer import CLS, EOS, MASK, SEP
 from model.config import TransformerConfig
 from model.encoder import EncoderConfig
 from model.llama import LlamaConfig
-from model.network import Network
 from model.platform import compiling_for
 from model.t5 import T5V11Config
 from objectives.base import Objective
 from objectives.bert import bert
 from objectives.causal_lm import CausalLM
 from objectives.decoder_span_corruption import DecoderSpanCorruption
+from objectives.distillation import Distillation
 from objectives.examples import Documents
 from objectives.fill_in_the_middle import FillInTheMiddle
 from objectives.masked_lm import MaskedLM
+from objectives.measuring import companions_of, fresh, network_of
 from objectives.multi_token import MultiToken
 from objectives.neighbour_words import NeighbourWords
 from objectives.next_sentence import NextSentence
@@ -59,6 +60,7 @@ def objectives() -> Iterator[tuple[str, Objective]]:
     spans = {"first_sentinel_id": TOP, "eos_id": EOS, "inputs_length": LENGTH}
     yield "masked_lm", one
     yield "masked_lm, rate 0.3", dataclasses.replace(one, rate=0.3)
+    yield "distillation", Distillation(base=one)
     yield "next_sentence", next_sentence
     yield (
         "sentence_order",
@@ -122,12 +124,12 @@ def cost(objective: Objective) -> Cost:
     """Count one batch."""
     config, host = backbone(objective), batch_for(objective)
     batch = {name: jax.numpy.asarray(array) for name, array in host.items()}
-    network = Network(config.build(), tuple(objective.heads(config)))
-    params = network.init(jax.random.key(0))
+    network = network_of(objective, config)
+    params, companions = fresh(network), companions_of(network)
     factors = objective.coefficients()
 
     def loss(params: dict[str, object]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        out = objective(network.bind(params), batch, jax.random.key(1))
+        out = objective(network.bind(params, None, companions), batch, jax.random.key(1))
         total = sum(factors[k] * value for k, (value, _) in out.terms.items())
         return total, {k: weight for k, (_, weight) in out.terms.items()}
 

@@ -165,6 +165,11 @@ class Objective:
         """What `score` is given, [B, L, D]; an objective that lets tokens see otherwise than the layout says defines it."""
         return network.encode(corrupted.tokens_BL, batch)
 
+    def encodes_plainly(self) -> bool:
+        """Whether it scores one encode of the row as the layout says, so that others may score the same one."""
+        own = type(self)
+        return own.__call__ is Objective.__call__ and own.hidden_states is Objective.hidden_states
+
     def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> Scored:
@@ -181,9 +186,3 @@ class Objective:
         """Corrupt, encode once, score. `rng` is the step's key; example ids are folded in below."""
         corrupted = self.corrupt(network.config, batch, rng)
         return self.score(network, self.hidden_states(network, batch, corrupted), batch, corrupted)
-
-
-def encodes_plainly(objective: Objective) -> bool:
-    """Whether it scores one encode of the row as the layout says, so that others may score the same one."""
-    own = type(objective)
-    return own.__call__ is Objective.__call__ and own.hidden_states is Objective.hidden_states

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row, encodes_plainly
+from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
 from objectives.divergence import divergence
 
 TEACHER = "teacher"
@@ -73,10 +73,11 @@ class Distillation(Objective):
     def __post_init__(self) -> None:
         """Refuse a base that cannot be distilled, and shares that are none."""
         own = type(self.base)
-        if own.scored is Objective.scored or not encodes_plainly(self.base) or self.base.companions:
+        several = own.__call__ is not Objective.__call__
+        if own.scored is Objective.scored or several or self.base.companions:
             raise ValueError(
-                f"base {own.__name__} cannot be distilled: that takes an objective which scores one plain encode of the "
-                "row, as MaskedLM and CausalLM do, defines scored and has no companion of its own"
+                f"base {own.__name__} cannot be distilled: that takes an objective which scores one encode of the row, as "
+                "MaskedLM and CausalLM do, defines scored and has no companion of its own"
             )
         if self.temperature <= 0 or not 0 < self.soft <= 1:
             raise ValueError(
@@ -152,14 +153,22 @@ class Distillation(Objective):
         """The base's."""
         return self.base.corruption_claims(config, batch, corrupted)
 
+    def encodes_plainly(self) -> bool:
+        """If the base does."""
+        return self.base.encodes_plainly()
+
+    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
+        """As the base's, of student and teacher."""
+        return self.base.hidden_states(network, batch, corrupted)
+
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """The base's sums, and the divergence; the teacher encodes the same tokens."""
+        """The base's sums, and the divergence; the teacher encodes the same tokens in the same way."""
         hard = self.base.score(network, hidden_BLD, batch, corrupted)
         teacher = network.companion[TEACHER]
         student_scored = self.base.scored(network, hidden_BLD, batch, corrupted)
-        teacher_hidden_BLD = teacher.encode(corrupted.tokens_BL, batch)
+        teacher_hidden_BLD = self.base.hidden_states(teacher, batch, corrupted)
         teacher_scored = self.base.scored(teacher, teacher_hidden_BLD, batch, corrupted)
         kl_sum = divergence(student_scored, teacher_scored, temperature=self.temperature)
         soft = (self.temperature**2 * kl_sum, jnp.sum(student_scored.weights_BP))

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row, encodes_plainly
+from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
 
 
 class Seen(NamedTuple):
@@ -89,7 +89,7 @@ class Mixture(Objective):
 
     def refuse_own_encodes(self, instead: str) -> None:
         """Raise ValueError if a part encodes for itself; `instead` says what to do."""
-        own = [name for name, part, _ in self.parts if not _encodes_once(part)]
+        own = [name for name, part, _ in self.parts if not part.encodes_plainly()]
         if own:
             raise ValueError(f"parts cannot share one encode: {own} encode for themselves; {instead}")
 
@@ -184,6 +184,10 @@ class Mixture(Objective):
             for claim, counts in part.example_claims(docs, rows).items()
         }
 
+    def encodes_plainly(self) -> bool:
+        """If its parts share one encode."""
+        return self.encode == "once"
+
     def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
         """The tokens of the part that corrupts, and for every part what it has `Seen`."""
         tokens_BL, plans = batch["tokens"], {}
@@ -239,12 +243,6 @@ def _corrupts(part: Objective) -> bool:
     if isinstance(part, Mixture):
         return any(_corrupts(inner) for _, inner, _ in part.parts)
     return type(part).corrupt is not Objective.corrupt
-
-
-def _encodes_once(part: Objective) -> bool:
-    if isinstance(part, Mixture):
-        return part.encode == "once"
-    return encodes_plainly(part)
 
 
 def _join(outs: dict[str, LossOut]) -> LossOut:

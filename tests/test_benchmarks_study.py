@@ -8,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 
-from benchmarks import label_efficiency
+from benchmarks import label_efficiency, objective_comparison
 from benchmarks.study import Task
 from benchmarks.tasks import optimizer
 from finetune.experiment import FineTune
@@ -51,6 +51,28 @@ def config():
     task = Task(name="sentiment", finetune=tuned, optimizers=(optimizer(1e-2), optimizer(1e-2, 0.5)), linear=True)
     return Study(pretrain=pretrain, tasks=(task,), labels=(16, 0), steps=(4, 4), seeds=(0, 1))
 """
+
+
+COMPARISON = CONFIG.replace("import Study, Task", "import Comparison, Task").replace(
+    "    return Study(pretrain=pretrain, tasks=(task,), labels=(16, 0), steps=(4, 4), seeds=(0, 1))",
+    """
+    t5 = T5V11Config(
+        vocab_size=36, layers=1, width=16, heads=2, head_dim=8, mlp_width=32, max_positions=32, unroll=1
+    )
+    spans = SpanCorruption(first_sentinel_id=35, sentinels=4, eos_id=2, inputs_length=32)
+    text = dataclasses.replace(pretrain.data, sentinels=4)
+    arms = (
+        ("masked", dataclasses.replace(pretrain, data=text)),
+        ("fewer", dataclasses.replace(pretrain, data=text, objective=MaskedLM(mask_id=4, max_segments=4, rate=0.1))),
+        ("spans", dataclasses.replace(pretrain, data=text, model=t5, objective=spans)),
+    )
+    return Comparison(pretraining=arms, tasks=(task,), labels=16, steps=4, seeds=(0,))
+""",
+)
+COMPARISON = (
+    "import dataclasses\nfrom model.t5 import T5V11Config\nfrom objectives.span_corruption import SpanCorruption\n"
+    + COMPARISON
+)
 
 
 def sentence(rng, kind):
@@ -110,6 +132,20 @@ def test_the_main_job_writes_its_table_once(command, tmp_path, capsys, monkeypat
     again = json.loads((tmp_path / "study" / "results.json").read_text())
     timeless = [[{k: v for k, v in r.items() if k != "seconds"} for r in some] for some in (rows, again)]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.slow
+def test_a_comparison_has_an_arm_from_scratch_for_each_architecture(command, tmp_path, capsys):
+    config = tmp_path / "toy.py"
+    config.write_text(COMPARISON.replace("{folder}", str(tmp_path)))
+    objective_comparison.main(command)
+    assert "from scratch, as spans" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "study" / "results.json").read_text())
+    names = ["from scratch", "masked", "fewer", "from scratch, as spans", "spans"]
+    assert [row["objective"] for row in rows] == names
+    assert all(0 <= row["score"] <= 1 for row in rows)
+    assert [bool(row["pretraining_seconds"]) for row in rows] == ["scratch" not in name for name in names]
+    assert (tmp_path / "study" / "objectives.svg").stat().st_size > 1000
 
 
 def test_sigterm_ends_the_study_without_an_error_and_it_goes_on(command, tmp_path, capsys, monkeypatch):

@@ -27,7 +27,7 @@ def test_each_part_scores_its_own_rows_as_if_it_were_alone_with_them():
         return OBJECTIVE(network.bind(params), batch, KEY), corrupted.plan["spans"].batch["segment_ids"]
 
     out, of_spans_BL = jax.jit(run, compiler_options=QUICK)(params, BATCH)
-    choice_B = np.any(of_spans_BL > 0, axis=1).astype(int)
+    choice_B = np.any(np.asarray(of_spans_BL) > 0, axis=1).astype(int)
     assert set(choice_B) == {0, 1}
     for index, (name, part, _) in enumerate(OBJECTIVE.parts):
         rows = {k: v[choice_B == index] for k, v in BATCH.items()}
