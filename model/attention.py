@@ -22,7 +22,7 @@ from model.kernels import (
     plain_attention,
     splash_attention,
 )
-from model.layers import Dense, Dropout
+from model.layers import Dense, Dropout, Norm
 from model.rotary import rotary_tables, rotate
 
 
@@ -103,6 +103,8 @@ class Attention(nn.Module):
         k_BSGK, v_BSGK = (
             self._project(name, "kv_heads", config.kv_heads)(memory_BSD) for name in ("key", "value")
         )
+        if config.query_norm:
+            q_BLHK, k_BSGK = Norm(config, name="query_norm")(q_BLHK), Norm(config, name="key_norm")(k_BSGK)
         if context.rotary is not None:
             q_BLHK, k_BSGK = rotate(q_BLHK, *context.rotary), rotate(k_BSGK, *context.rotary)
         out_BLHK = self._attend(q_BLHK, k_BSGK, v_BSGK, context)
@@ -123,7 +125,7 @@ class Attention(nn.Module):
         return Dense(
             shape=(config.width, heads, config.head_dim),
             axes=("embed", axis, "head_dim"),
-            bias=config.bias,
+            bias=config.query_bias,
             dtype=config.compute_dtype,
             kernel_init=config.query_init() if name == "query" else config.kernel_init(),
             name=name,

@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692), exactly as published. Knows no loss.
+"""BERT (arXiv 1810.04805), RoBERTa (arXiv 1907.11692) and DistilBERT (arXiv 1910.01108), exactly as published. Knows no loss.
 
 Token, learned position and type embeddings are summed, normalised and dropped out; blocks normalise after
 each residual sum; attention probabilities are dropped out too; gelu by erf; weights start truncated normal.
@@ -56,6 +56,19 @@ class RobertaConfig(BertConfig):
     def kernel_init(self) -> Initializer:
         """Normal, not cut."""
         return nn.initializers.normal(self.init_std)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistilBertConfig(BertConfig):
+    """DistilBERT (arXiv 1910.01108): BERT without types, and with a relu where BERT's pooler has a tanh."""
+
+    layers: int = 6
+    width: int = 768
+    heads: int = 12
+    mlp_width: int = 3072
+    types: int = 0
+
+    pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "relu"
 
 
 class Bert(nn.Module):

@@ -66,6 +66,12 @@ class TransformerConfig(abc.ABC):
     """Whether scores are divided by the square root of the head size."""
     window: ClassVar[int | None] = None
     """How many tokens a narrow layer sees, half of them to each side; None where all layers see the segment."""
+    query_norm: ClassVar[bool] = False
+    """Whether queries and keys are normalised, each head by itself, before they are turned."""
+    head_bias: ClassVar[bool] = True
+    """Whether the heads' layers of the model's width have a bias."""
+    pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "tanh"
+    """What the pooler does after its layer; the last is a gelu and a norm."""
     encoder_decoder: ClassVar[bool] = False
     """Whether the backbone also decodes: `causal` then speaks of its encoder."""
 
@@ -106,6 +112,16 @@ class TransformerConfig(abc.ABC):
     def head_dim(self) -> int:
         """Width of one attention head (K)."""
         return self.width // self.heads
+
+    @property
+    def embed_width(self) -> int:
+        """Width of the token, position and type tables."""
+        return self.width
+
+    @property
+    def query_bias(self) -> bool:
+        """Whether queries, keys and values have a bias."""
+        return self.bias
 
     @property
     def kv_heads(self) -> int:

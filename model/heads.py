@@ -1,6 +1,7 @@
 """Small modules that objectives and tasks put on a backbone; their parameters live beside it. Knows no loss.
 
-Each works on the last axis of hidden states of any rank. Shape suffixes: D model width, V vocabulary.
+Each works on the last axis of hidden states of any rank. Shape suffixes: D model width, E width of the token table, V
+vocabulary.
 """
 
 import jax
@@ -11,11 +12,11 @@ from model.config import TransformerConfig
 from model.layers import Dense, Dropout, Norm, activate, parameter
 
 
-def _to_width(config: TransformerConfig, name: str, reads: int | None = None) -> Dense:
+def _layer(config: TransformerConfig, name: str, reads: int, writes: int) -> Dense:
     return Dense(
-        shape=(reads or config.width, config.width),
+        shape=(reads, writes),
         axes=("embed", None),  # one name may appear once: both axes are model width
-        bias=True,
+        bias=config.head_bias,
         dtype=config.compute_dtype,
         kernel_init=config.kernel_init(),
         name=name,
@@ -31,22 +32,30 @@ class MaskedLMHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(transformed [..., D], bias [V] in float32); logits are transformed @ table.T + bias."""
+        """(transformed [..., E], bias [V] in float32); logits are transformed @ table.T + bias."""
         config = self.config
-        x = activate(config.activation, _to_width(config, "dense", self.reads)(hidden))
+        # The tables' width, which is not everywhere the model's: its output meets the token table.
+        dense = _layer(config, "dense", self.reads or config.width, config.embed_width)
+        x = activate(config.activation, dense(hidden))
         bias_V = parameter(self, "bias", nn.initializers.zeros, ("vocab",), (config.vocab_size,))
         return Norm(config, name="norm")(x), bias_V
 
 
 class Pooler(nn.Module):
-    """tanh(dense(x)): BERT's summary of a segment, taken from its first token."""
+    """tanh(dense(x)), or what the model has in place of tanh: the summary of a segment, taken from its first token."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Pooled states [..., D]."""
-        return jnp.tanh(_to_width(self.config, "dense")(hidden))
+        config = self.config
+        x = _layer(config, "dense", config.width, config.width)(hidden)
+        if config.pooled == "tanh":
+            return jnp.tanh(x)
+        if config.pooled == "gelu_norm":
+            return Norm(config, name="norm")(activate("gelu", x))
+        return activate(config.pooled, x)
 
 
 class Classifier(nn.Module):
@@ -79,5 +88,5 @@ class Discriminator(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Logits [...] in float32."""
         config = self.config
-        x = activate(config.activation, _to_width(config, "dense")(hidden))
+        x = activate(config.activation, _layer(config, "dense", config.width, config.width)(hidden))
         return Classifier(config, classes=1, name="logit")(x)[..., 0]

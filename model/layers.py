@@ -199,7 +199,7 @@ class Embed(nn.Module):
         return x_BLD.astype(config.compute_dtype)
 
     def _table(self, name: str, axis: str, rows: int, init: Initializer) -> jax.Array:
-        return parameter(self, name, init, (axis, "embed"), (rows, self.config.width))
+        return parameter(self, name, init, (axis, "embed"), (rows, self.config.embed_width))
 
 
 class Unembed(nn.Module):

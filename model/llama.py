@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import jax
 from flax import linen as nn
 
-from model.attention import make_context
+from model.attention import make_context, narrowed
 from model.config import Activation, TransformerConfig
 from model.layers import Dropout, Embed, Norm, Unembed
 from model.rotary import rotary_rates, stretched
@@ -50,6 +50,10 @@ class LlamaConfig(TransformerConfig):
     def check_heads(self) -> None:
         """Query heads share key heads evenly."""
         super().check_heads()
+        self.check_kv_heads()
+
+    def check_kv_heads(self) -> None:
+        """Refuse key and value heads that do not share the query heads evenly, and a stretch that shrinks."""
         if self.kv_heads < 1 or self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not divisible by kv_heads {self.kv_heads}")
         if self.stretch < 1 or self.trained_positions < 1:
@@ -87,6 +91,9 @@ class Llama(nn.Module):
             Unembed(config, name="unembed")()
         x_BLD = Dropout(config.dropout)(Embed(config, name="embed")(tokens_BL, positions_BL, type_ids_BL))
         context = make_context(config, segment_ids_BL, positions_BL, prefix_BL)
+        if config.window is not None and context.rotary is not None:
+            # A token is the last of its window.
+            context = narrowed(context, config.window - 1, context.rotary)
         return Norm(config, name="final_norm")(stack(config, PreNormBlock, x_BLD, context))
 
 

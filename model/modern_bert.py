@@ -42,6 +42,8 @@ class ModernBertConfig(TransformerConfig):
     bias: ClassVar[bool] = False
     norm: ClassVar[Literal["layer", "rms"]] = "layer"
     activation: ClassVar[Activation] = "gelu"
+    head_bias: ClassVar[bool] = False
+    pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "gelu_norm"
     gated: ClassVar[bool] = True
     positions: ClassVar[Literal["learned", "rotary", "relative"]] = "rotary"
     rotary_base: ClassVar[float | None] = 160_000.0

@@ -1,0 +1,159 @@
+"""Files of a published checkpoint: config.json and safetensors, whole or sharded. Reads tensors one by one, from a map.
+
+Knows no family. The format's own library reads headers; a file of another kind or a damaged one is one clear error.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+SHARD_BYTES = 5_000_000_000
+_LARGEST_JSON = 50_000_000
+_CONVERSION = (
+    'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone().contiguous() for k, v in '
+    "torch.load('{0}', weights_only=True).items()}}, '{1}', {{'format': 'pt'}})\""
+)
+
+
+class Stored(NamedTuple):
+    """One tensor of a file, unread."""
+
+    file: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class PublishedFiles:
+    """An opened folder: its config.json, and its tensors by name."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no folder {self.folder}")
+        self.config = read_object(self.folder / "config.json")
+        self.tensors: dict[str, Stored] = {}
+        for path, expected in _weight_files(self.folder):
+            found = _open(path)
+            if expected is not None and expected - found.keys():
+                raise ValueError(f"{path} lacks {sorted(expected - found.keys())[0]}, which {INDEX} says it has")
+            self.tensors |= found
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most numbers."""
+        sizes: dict[str, int] = {}
+        for stored in self.tensors.values():
+            if stored.dtype in FLOATS:
+                sizes[stored.dtype] = sizes.get(stored.dtype, 0) + int(np.prod(stored.shape))
+        return FLOATS[max(sizes, key=lambda name: sizes[name])] if sizes else "float32"
+
+    def fetch(self, name: str) -> np.ndarray:
+        """One tensor in its own dtype."""
+        stored = self.tensors[name]
+        if stored.dtype not in FLOATS:
+            raise ValueError(f"{name} is of dtype {stored.dtype}, not one of {', '.join(FLOATS)}")
+        array: np.ndarray = stored.file.get_tensor(name)
+        return array
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {path.parent} is no published checkpoint")
+    if path.stat().st_size > _LARGEST_JSON:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, too many for a configuration")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str] | None]]:
+    """Each file with the names that an index expects in it."""
+    if (folder / WEIGHTS).exists():
+        yield folder / WEIGHTS, None
+        return
+    if (folder / INDEX).exists():
+        index = read_object(folder / INDEX)
+        places = index["weight_map"] if "weight_map" in index else None
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise ValueError(f"{folder / INDEX} has no weight_map of names to files")
+        for name in sorted(set(places.values())):
+            if Path(name).name != name or name in ("", ".", ".."):
+                raise ValueError(f"{folder / INDEX} names {name!r}, which is no file of this folder")
+            yield folder / name, {tensor for tensor, file in places.items() if file == name}
+        return
+    if (folder / PICKLE).exists():
+        line = _CONVERSION.format(folder / PICKLE, folder / WEIGHTS)
+        raise ValueError(
+            f"{folder / PICKLE} is a pickle, which may run code when it is read, so it is not. Where PyTorch is installed "
+            f"and you trust the file: {line}"
+        )
+    raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+
+
+def _open(path: Path) -> dict[str, Stored]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        file = safe_open(path, framework="numpy")
+        found = {}
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            part = file.get_slice(name)
+            found[name] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    return found
+
+
+def write_files(
+    folder: Path, config: Mapping[str, Any], tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES
+) -> list[Path]:
+    """config.json and the tensors, in files of at most `shard_bytes` (a larger tensor has one of its own).
+
+    Raises:
+      FileExistsError: the folder holds a checkpoint already.
+    """
+    present = [name for name in ("config.json", WEIGHTS, INDEX) if (folder / name).exists()]
+    if present:
+        raise ValueError(f"{folder} already holds {present[0]}: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[tuple[Path, list[str], int]] = []
+    shard: dict[str, np.ndarray] = {}
+
+    def close() -> None:
+        path = folder / f".shard-{len(written)}.safetensors"
+        save_file(shard, path, metadata={"format": "pt"})
+        written.append((path, list(shard), sum(x.nbytes for x in shard.values())))
+        shard.clear()
+
+    for name, array in tensors:
+        if shard and sum(x.nbytes for x in shard.values()) + array.nbytes > shard_bytes:
+            close()
+        shard[name] = array
+    close()
+    names = [WEIGHTS] if len(written) == 1 else [
+        f"model-{i + 1:05d}-of-{len(written):05d}.safetensors" for i in range(len(written))
+    ]
+    files = [path.rename(folder / name) for (path, _, _), name in zip(written, names, strict=True)]
+    if len(files) > 1:
+        places = {t: file.name for (_, own, _), file in zip(written, files, strict=True) for t in own}
+        total = sum(size for _, _, size in written)
+        write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    write_object(folder / "config.json", config)
+    return files
+
+
+def write_object(path: Path, value: Mapping[str, Any]) -> None:
+    """As their library writes it."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

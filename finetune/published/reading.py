@@ -1,0 +1,236 @@
+"""A published checkpoint as a network of ours with its parameters, and the account of every tensor. Writes nothing."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from finetune.published.families import family_of
+from finetune.published.family import Family, Heads, head_module, head_rules
+from finetune.published.files import PublishedFiles
+from finetune.published.rules import Rules, Shapes, leaf_slice
+from model.config import TransformerConfig
+from model.network import Network, Params
+from train.checkpoint import flat
+from train.launch import Launcher
+from train.passport import Entry, Passport
+from train.tree import nest
+
+_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
+"""How norms were written before 2019; some files still have it."""
+_SHOWN = 8
+
+
+class Published(NamedTuple):
+    """A published checkpoint, read."""
+
+    network: Network
+    params: Params
+    passport: Passport
+    family: Family
+    architecture: str
+    classes: tuple[str, ...]
+    """Names of the classifier's classes, where it has one."""
+    dtype: str
+    """The dtype of most of its numbers."""
+    config: dict[str, Any]
+    """Its config.json."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is read from which tensor."""
+
+    files: PublishedFiles
+    family: Family
+    model: TransformerConfig
+    architecture: str
+    prefix: str
+    spelled: dict[str, str]
+    """Name as it is today -> name in the file."""
+
+    def fetch(self, name: str) -> np.ndarray:
+        return self.files.fetch(self.spelled[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.files.tensors[self.spelled[name]].shape
+
+
+def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | None = None) -> Published:
+    """The network and parameters of a published checkpoint.
+
+    Args:
+      folder: where its config.json and model.safetensors (or shards with their index) are.
+      architecture: their class whose heads are taken ("BertForMaskedLM"); empty is the one that config.json names.
+      launcher: places each parameter on its devices as it is read; None leaves numpy arrays.
+
+    Returns:
+      Parameters are float32, whatever the file has.
+
+    Raises:
+      ValueError, FileNotFoundError: the files are damaged, of an unknown family, or contradict each other; all names at once.
+    """
+    plan = _plan(PublishedFiles(folder), architecture)
+    heads = _heads(plan)
+    classes = _classes(plan) if {"classifier", "token_classifier"} & heads.keys() else ()
+    modules = tuple((name, head_module(name, plan.model, len(classes))) for name in heads)
+    network = Network(plan.model.build(), modules)
+    abstract = jax.eval_shape(network.init, jax.random.key(0))
+    rules = plan.family.rules(plan.model, heads, plan.prefix)
+    shapes = {"/".join(path): leaf.shape for path, leaf in flat(abstract).items()}
+    _check(plan, rules, shapes)
+    dropped = list(_account(plan, rules, shapes))
+    params = _params(plan, rules, shapes, network, abstract, launcher)
+    sources = {path: rule.theirs for rule in rules for path in rule.ours}
+    entries = [
+        Entry(path=path, status="restored", why=f"from {sources[path]}", shape=shape, stored=shape)
+        for path, shape in shapes.items()
+    ]
+    return Published(
+        network=network,
+        params=params,
+        passport=Passport(source=str(plan.files.folder), entries=(*entries, *dropped)),
+        family=plan.family,
+        architecture=plan.architecture,
+        classes=classes,
+        dtype=plan.files.dtype,
+        config=plan.files.config,
+    )
+
+
+def _plan(files: PublishedFiles, architecture: str) -> _Plan:
+    family = family_of(files.config)
+    model = family.read_config(files.config)
+    named = files.config["architectures"] if "architectures" in files.config else None
+    bare = next(iter(family.architectures))
+    chosen = architecture or (named[0] if isinstance(named, list) and named else bare)
+    if chosen not in family.architectures:
+        raise ValueError(
+            f"architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
+            f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
+        )
+    spelled = {_today(name): name for name in files.tensors}
+    prefixed = family.prefix and any(name.startswith(family.prefix) for name in spelled)
+    return _Plan(
+        files=files,
+        family=family,
+        model=model,
+        architecture=chosen,
+        prefix=family.prefix if prefixed else "",
+        spelled=spelled,
+    )
+
+
+def _today(name: str) -> str:
+    for old, new in _OLD_NAMES:
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _heads(plan: _Plan) -> Heads:
+    """Those of the architecture; a bare backbone may lack its own."""
+    heads = plan.family.architectures[plan.architecture]
+    if plan.architecture != next(iter(plan.family.architectures)):
+        return heads
+    return {
+        name: own
+        for name, own in heads.items()
+        if any(rule.theirs in plan.spelled for rule in head_rules({name: own}, plan.prefix))
+    }
+
+
+def _classes(plan: _Plan) -> tuple[str, ...]:
+    """Names in the order of their numbers; their library calls two of them LABEL_0 and LABEL_1 where nothing is said."""
+    config = plan.files.config
+    if "id2label" in config and isinstance(config["id2label"], dict):
+        names = {int(number): str(name) for number, name in config["id2label"].items()}
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"config.json: id2label numbers its classes {sorted(names)}")
+        return tuple(names[i] for i in range(len(names)))
+    count = config["num_labels"] if "num_labels" in config else 2
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def _check(plan: _Plan, rules: Rules, shapes: Shapes) -> None:
+    """Every tensor that is needed is there, and of the shape that config.json asks for."""
+    problems = []
+    for rule in rules:
+        if rule.layers(shapes) > len(plan.spelled):
+            raise ValueError(
+                f"config.json asks for {rule.layers(shapes):,} layers, but the file has {len(plan.spelled)} tensors"
+            )
+        wanted = rule.their_shape(shapes)
+        for name in rule.names(shapes):
+            if name not in plan.spelled:
+                problems.append(f"{name} {list(wanted)} is missing")
+            elif plan.shape(name) != wanted:
+                problems.append(
+                    f"{name} has shape {list(plan.shape(name))}, but config.json asks for {list(wanted)}"
+                )
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise ValueError(
+            f"{plan.files.folder} is no whole {plan.architecture}: {'; '.join(problems[:_SHOWN])}{more}"
+        )
+
+
+def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
+    """An entry for every tensor that is not read; ValueError for those that nothing explains."""
+    used = {name for rule in rules for name in rule.names(shapes)}
+    others = {
+        rule.theirs: architecture
+        for architecture, heads in plan.family.architectures.items()
+        for rule in head_rules(heads, plan.prefix)
+    }
+    copies = {copy: original.replace("{p}", plan.prefix) for copy, original in plan.family.copies.items()}
+    unexpected = []
+    for name in plan.spelled:
+        if name in used:
+            continue
+        shape = plan.shape(name)
+        entry = functools.partial(Entry, path=name, status="dropped", shape=shape, stored=shape)
+        why = next((why for pattern, why in plan.family.ignored.items() if re.fullmatch(pattern, name)), "")
+        if name in copies:
+            original = copies[name]
+            if original not in plan.spelled or not np.array_equal(plan.fetch(name), plan.fetch(original)):
+                raise ValueError(
+                    f"{name} differs from {original}, but {plan.family.config.__name__} has one tensor for both"
+                )
+            yield entry(why=f"says again what {original} says")
+        elif why:
+            yield entry(why=why)
+        elif name in others:
+            yield entry(why=f"of {others[name]}, not of {plan.architecture}")
+        else:
+            unexpected.append(f"{name} {list(shape)}")
+    if unexpected:
+        more = f" and {len(unexpected) - _SHOWN} more" if len(unexpected) > _SHOWN else ""
+        raise ValueError(
+            f"{plan.files.folder} has tensors that no {plan.family.model_type} of this config.json has: "
+            f"{', '.join(unexpected[:_SHOWN])}{more}"
+        )
+
+
+def _params(
+    plan: _Plan, rules: Rules, shapes: Shapes, network: Network, abstract: Params, launcher: Launcher | None
+) -> Params:
+    """Leaf by leaf, and each device's part of it by itself: no more than that and one tensor is held beside them."""
+    shardings = (
+        {}
+        if launcher is None
+        else {"/".join(p): s for p, s in flat(launcher.shardings(abstract, network.logical_axes())).items()}
+    )
+    leaves: dict[tuple[str, ...], Any] = {}
+    for path, shape in shapes.items():
+        part = functools.partial(leaf_slice, path, rules=rules, shapes=shapes, fetch=plan.fetch)
+        if launcher is None:
+            leaves[tuple(path.split("/"))] = part(tuple(slice(None) for _ in shape))
+        else:
+            leaves[tuple(path.split("/"))] = jax.make_array_from_callback(shape, shardings[path], part)
+    return {"backbone": {}, "heads": {}} | nest(leaves)

@@ -1,0 +1,112 @@
+"""A network of ours as a published checkpoint that the library everybody uses opens. Reads no files."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from finetune.published.families import families_for
+from finetune.published.family import Family
+from finetune.published.files import write_files
+from finetune.published.rules import tensors
+from model.config import TransformerConfig
+from model.network import Params
+from train.checkpoint import flat
+
+DTYPES: Mapping[str, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float64": np.float64,
+}
+
+
+def choose(model: TransformerConfig, heads: frozenset[str], architecture: str, model_type: str) -> tuple[Family, str]:
+    """The family and class to write.
+
+    Args:
+      model: our config.
+      heads: names of the heads that there are.
+      architecture: the class to write, leaving heads behind that it lacks; empty takes the one with exactly these heads.
+      model_type: of the checkpoint this came from, where several families have our config; or empty.
+    """
+    families = families_for(model)
+    family = next((f for f in families if f.model_type == model_type), families[0])
+    known = family.architectures
+    if architecture:
+        if architecture not in known:
+            raise ValueError(f"{family.model_type} has no {architecture}; choose one of {', '.join(known)}")
+        lacking = sorted(known[architecture].keys() - heads)
+        if lacking and architecture != next(iter(known)):
+            raise ValueError(f"{architecture} has the heads {lacking}, but this run has {sorted(heads)}")
+        return family, architecture
+    bare = next(iter(known))
+    exact = [name for name, own in known.items() if frozenset(own) == heads]
+    if exact:
+        # Where a bare model and one with tied logits are the same numbers, the latter says more.
+        return family, exact[-1]
+    if heads <= known[bare].keys():
+        return family, bare
+    has = {name: sorted(own) for name, own in known.items()}
+    raise ValueError(
+        f"no class of {family.model_type} has exactly the heads {sorted(heads)}: choose one with --architecture, which leaves "
+        f"the others behind; their heads are {has}"
+    )
+
+
+def write(
+    folder: Path,
+    *,
+    model: TransformerConfig,
+    params: Params,
+    family: Family,
+    architecture: str,
+    classes: tuple[str, ...] = (),
+    dtype: str = "float32",
+    config: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write config.json and the weights; returns the files of weights.
+
+    Args:
+      folder: must hold no checkpoint yet.
+      model: our config.
+      params: {"backbone": ..., "heads": ...} as arrays.
+      family: its family.
+      architecture: the class to write, one of the family's.
+      classes: names of the classifier's classes.
+      dtype: of the file. A checkpoint that was read and is written in its own dtype has the same bits again.
+      config: further entries of config.json; those that follow from our config replace them.
+    """
+    leaves = {"/".join(path): leaf for path, leaf in flat(params).items()}
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    bare = next(iter(family.architectures))
+    prefix = "" if architecture == bare else family.prefix
+    heads = family.architectures[architecture]
+    if architecture == bare:
+        heads = {name: own for name, own in heads.items() if any(p.startswith(f"heads/{name}/") for p in leaves)}
+    rules = family.rules(model, heads, prefix)
+
+    def leaf(path: str, layer: int | None) -> np.ndarray:
+        whole = leaves[path]
+        with np.errstate(over="raise") if dtype == "float16" else contextlib.nullcontext():
+            return np.asarray(whole if layer is None else whole[layer]).astype(DTYPES[dtype])
+
+    def written() -> Iterator[tuple[str, np.ndarray]]:
+        yield from tensors(rules, shapes, leaf)
+
+    labels = {
+        "id2label": {str(i): name for i, name in enumerate(classes)},
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+    described = {
+        **(config or {}),
+        **family.write_config(model),
+        **(labels if classes else {}),
+        "architectures": [architecture],
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the same, for their library before version 5
+    }
+    return write_files(folder, described, written())
