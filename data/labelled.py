@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from data.frame import Frame
 from data.packing import Batch, Placement, RowIndex, best_fit, ragged_arange
 from data.records import DataError, Record, required
 
@@ -41,8 +42,10 @@ class PairTokenizer(Protocol):
     """What is needed of a tokenizer here."""
 
     pad_id: int
-    cls_id: int
-    sep_id: int
+
+    def frame(self, pair: bool) -> Frame:
+        """What a model expects around one text, or two."""
+        ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts."""
@@ -196,13 +199,14 @@ def sequence_rows(
     length: int,
     max_segments: int = 8,
 ) -> LabelledRows:
-    """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP] with type_ids 0 and 1; labels int32[B, G]."""
+    """A text, or a pair with type_ids, in the tokenizer's frame; labels int32[B, G]."""
     first = tokenizer.encode_batch([e.text for e in examples])
     paired = [e.text_pair is not None for e in examples]
     if any(paired) and not all(paired):
         raise DataError(f"{examples[paired.index(False)].where}: has no second text, others have")
     second = tokenizer.encode_batch([e.text_pair or "" for e in examples]) if any(paired) else None
-    room = length - (3 if second else 2)
+    frame = tokenizer.frame(pair=second is not None)
+    room = length - frame.added
     _check_room(room, length)
     tokens: list[int] = []
     types: list[int] = []
@@ -213,10 +217,10 @@ def sequence_rows(
         excess = max(0, len(a) + len(b) - room)
         truncated, lost = truncated + (excess > 0), lost + excess
         a, b = _shorten(a, b, room)
-        tail = [*b, tokenizer.sep_id] if second else []
-        tokens += [tokenizer.cls_id, *a, tokenizer.sep_id, *tail]
-        types += [0] * (len(a) + 2) + [1] * len(tail)
-        sizes.append(len(a) + 2 + len(tail))
+        ids, kinds = frame.around(a, b)
+        tokens += ids
+        types += kinds
+        sizes.append(len(ids))
     labels = np.array([_class_id(e.label, e.where, classes) for e in examples], np.int32)
     segments = _Segments(
         sizes=np.array(sizes, np.int64),
@@ -237,8 +241,9 @@ def token_rows(
     length: int,
     max_segments: int = 8,
 ) -> LabelledRows:
-    """[CLS] pieces [SEP]; the first piece of each word carries its class in token_labels int32[B, L]."""
-    room = length - 2
+    """Pieces in the tokenizer's frame; the first of each word carries its class in token_labels int32[B, L]."""
+    frame = tokenizer.frame(pair=False)
+    room = length - frame.added
     _check_room(room, length)
     tokens: list[int] = []
     labels: list[int] = []
@@ -253,10 +258,10 @@ def token_rows(
         known = [
             _class_id(tag, example.where, classes) for tag in (example.tags or [None] * len(example.words))
         ]
-        tokens += [tokenizer.cls_id, *ids, tokenizer.sep_id]
-        words += [-1, *firsts, -1]
-        labels += [NO_LABEL, *(known[w] if w >= 0 else NO_LABEL for w in firsts), NO_LABEL]
-        sizes.append(len(ids) + 2)
+        tokens += frame.around(ids)[0]
+        words += frame.spread(firsts, -1)
+        labels += frame.spread([known[w] if w >= 0 else NO_LABEL for w in firsts], NO_LABEL)
+        sizes.append(len(ids) + frame.added)
     segments = _Segments(
         sizes=np.array(sizes, np.int64),
         tokens=np.array(tokens, np.int32),

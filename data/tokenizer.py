@@ -1,5 +1,7 @@
 """Text to ids and back: the small interface the other rooms see, and SentencePiece behind it.
 
+Tokenizers of published checkpoints are in published_tokenizer.py.
+
 Must not know about files of text, rows or batches: it is handed strings.
 """
 
@@ -14,6 +16,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 import sentencepiece
+
+from data.frame import Frame
+from data.published_tokenizer import PublishedTokenizer
 
 # Fixed for every vocabulary trained here, so that objectives and checkpoints can rely on them.
 PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(7)
@@ -72,6 +77,10 @@ class Tokenizer(Protocol):
         """Ids of a sentence already split into words, and for each id the index of its word."""
         ...
 
+    def frame(self, pair: bool) -> Frame:
+        """What a model expects around one text, or two."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids vanish."""
         ...
@@ -88,7 +97,8 @@ class SentencePieceTokenizer:
     first_ordinary_id = FIRST_ORDINARY
 
     def __init__(self, model: bytes):
-        self._model = model
+        self.model = model
+        """The file's bytes."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -115,7 +125,7 @@ class SentencePieceTokenizer:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the model."""
-        return hashlib.sha256(self._model).hexdigest()
+        return hashlib.sha256(self.model).hexdigest()
 
     @property
     def word_starts(self) -> np.ndarray:
@@ -154,6 +164,11 @@ class SentencePieceTokenizer:
         pieces = [ids or [self.unk_id] for ids in self.encode_batch(words)]
         return [i for ids in pieces for i in ids], [w for w, ids in enumerate(pieces) for _ in ids]
 
+    def frame(self, pair: bool) -> Frame:
+        """[CLS] text [SEP], or [CLS] text [SEP] text [SEP] with types 0 and 1, as BERT has it."""
+        begin, end = (self.cls_id,), (self.sep_id,)
+        return Frame(begin, end, end, (0, 0, 0, 1, 1)) if pair else Frame(begin, (), end)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids vanish."""
         text: str = self._processor.decode([int(i) for i in ids])
@@ -166,10 +181,10 @@ class SentencePieceTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write the model file."""
-        Path(path).write_bytes(self._model)
+        Path(path).write_bytes(self.model)
 
     def __getstate__(self) -> bytes:
-        return self._model
+        return self.model
 
     def __setstate__(self, model: bytes) -> None:
         self.__init__(model)  # type: ignore[misc]
@@ -182,7 +197,9 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise FileNotFoundError(
             f"no tokenizer at {path}: train one with `python -m data.prepare --vocab-size`"
         )
-    return SentencePieceTokenizer.from_file(path)
+    content = path.read_bytes()
+    # A tokenizer that came with a published checkpoint is JSON, which no SentencePiece model begins like.
+    return PublishedTokenizer.from_bytes(content) if content[:1] == b"{" else SentencePieceTokenizer(content)
 
 
 def sample_sentences(texts: Iterable[str], count: int, seed: int = 0) -> list[str]:

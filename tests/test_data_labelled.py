@@ -13,6 +13,7 @@ from data.labelled import (
     token_examples,
     token_rows,
 )
+from data.frame import Frame
 from data.records import DataError, Record
 
 
@@ -20,6 +21,10 @@ class Letters:
     """A tokenizer of one id per letter; word_pieces show as repeated word indices."""
 
     pad_id, cls_id, sep_id = 0, 2, 3
+
+    def frame(self, pair):
+        ends = (self.sep_id,)
+        return Frame((self.cls_id,), ends if pair else (), ends, (0, 0, 0, 1, 1) if pair else (0,) * 5)
 
     def encode_batch(self, texts):
         return [[ord(c) for c in text if c != " "] for text in texts]

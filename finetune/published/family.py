@@ -63,6 +63,8 @@ class Family:
     write_more: Callable[[Any], dict[str, Any]] = lambda model: {}
     """The inverse, for config.json."""
     choose: Callable[[Json], type[TransformerConfig]] | None = None
+    bare: Callable[[Any], Any] = lambda model: model
+    """Our config for a file of the bare backbone, which has no table of the logits."""
 
     def read_config(self, theirs: Json) -> TransformerConfig:
         """Our config of a config.json; ValueError for what our model does not compute."""

@@ -134,6 +134,7 @@ def write_files(
     def close() -> None:
         path = folder / f".shard-{len(written)}.safetensors"
         save_file(shard, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # as any other file: the library writes it for its owner alone
         written.append((path, list(shard), sum(x.nbytes for x in shard.values())))
         shard.clear()
 

@@ -1,5 +1,6 @@
 """Llama, Mistral, Qwen 2 and Qwen 3 as their published checkpoints name and shape them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -127,6 +128,7 @@ def _family(
         architectures={f"{name}Model": {}, f"{name}ForCausalLM": {}},
         copies={"lm_head.weight": "{p}embed_tokens.weight"},
         ignored={r".*\.rotary_emb\.inv_freq": "no parameter: the rates of rotary positions"},
+        bare=lambda model: dataclasses.replace(model, tied=True),
         read_more=read,
         write_more=write,
     )

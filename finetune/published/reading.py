@@ -105,7 +105,6 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
 
 def _plan(files: PublishedFiles, architecture: str) -> _Plan:
     family = family_of(files.config)
-    model = family.read_config(files.config)
     named = files.config["architectures"] if "architectures" in files.config else None
     bare = next(iter(family.architectures))
     chosen = architecture or (named[0] if isinstance(named, list) and named else bare)
@@ -114,6 +113,8 @@ def _plan(files: PublishedFiles, architecture: str) -> _Plan:
             f"architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
             f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
         )
+    model = family.read_config(files.config)
+    model = family.bare(model) if chosen == bare else model
     spelled = {_today(name): name for name in files.tensors}
     prefixed = family.prefix and any(name.startswith(family.prefix) for name in spelled)
     return _Plan(

@@ -1,0 +1,436 @@
+"""Tokenizers of published checkpoints: WordPiece, byte-level BPE and Unigram, by the `tokenizers` library.
+
+They give the ids that they give in the library they come from, also for special tokens that are written in a text. Behind the
+interface of `data.tokenizer`; it must not know models.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
+from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+
+from data.frame import Frame
+
+FORMAT = "handoff published tokenizer 1"
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", "spiece.model")
+ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
+_USUAL = {
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "bos": ("<s>",),
+    "eos": ("</s>",),
+}
+"""What tokens of a role are called where no file says it."""
+_SPACE = "\u2581"
+_BYTE_SPACE = "\u0120"
+"""How the byte alphabet of GPT-2 writes a space."""
+
+
+class PublishedTokenizer:
+    """A tokenizer of the `tokenizers` library, with the roles of its special tokens."""
+
+    def __init__(self, content: Mapping[str, Any]):
+        """`content`: {"format", "tokenizer": tokenizer.json, "roles": {role: token}, "config": tokenizer_config.json}."""
+        self._content = dict(content)
+        self._tokenizer = _built(content["tokenizer"])
+        self._of_words = _built(_with_spaces(content["tokenizer"]))
+        for tokenizer in (self._tokenizer, self._of_words):
+            # Rows are cut and filled by whoever makes them.
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+
+    @classmethod
+    def from_bytes(cls, text: bytes) -> "PublishedTokenizer":
+        """What `save` wrote."""
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"this is no tokenizer file of the format {FORMAT!r}")
+        return cls(content)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The published tokenizer_config.json, or what stands for it."""
+        config: Mapping[str, Any] = self._content["config"]
+        return config
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Special tokens by their roles."""
+        roles: Mapping[str, str] = self._content["roles"]
+        return roles
+
+    def _id(self, role: str) -> int:
+        if role not in self.roles:
+            raise ValueError(f"this tokenizer has no {role} token, only {dict(self.roles)}")
+        found = self._tokenizer.token_to_id(self.roles[role])
+        if found is None:
+            raise ValueError(f"the {role} token {self.roles[role]!r} is not in the vocabulary")
+        return int(found)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills a row; any id will do where there is none, since padding is never seen."""
+        return self._id("pad") if "pad" in self.roles else 0
+
+    @property
+    def unk_id(self) -> int:
+        """Unknown; ValueError where there is none (bytes)."""
+        return self._id("unk")
+
+    @property
+    def cls_id(self) -> int:
+        """Begins a text of a masked model."""
+        return self._id("cls")
+
+    @property
+    def sep_id(self) -> int:
+        """Ends a text of a masked model."""
+        return self._id("sep")
+
+    @property
+    def mask_id(self) -> int:
+        """Stands for a masked token."""
+        return self._id("mask")
+
+    @property
+    def bos_id(self) -> int:
+        """Begins a document of a causal model."""
+        return self._id("bos")
+
+    @property
+    def eos_id(self) -> int:
+        """Ends a document of a causal model."""
+        return self._id("eos")
+
+    @functools.cached_property
+    def first_ordinary_id(self) -> int:
+        """The lowest id above the special ones that stand at the beginning of the vocabulary."""
+        special = {self._tokenizer.token_to_id(token) for token in self.roles.values()}
+        low = [i for i in special if i is not None and i < self.vocab_size // 2]
+        return max(low) + 1 if low else 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids: one more than the highest."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides the ids."""
+        return hashlib.sha256(self._text().encode()).hexdigest()
+
+    @functools.cached_property
+    def _pieces(self) -> list[str]:
+        pieces = [""] * self.vocab_size
+        for piece, i in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            pieces[i] = piece
+        return pieces
+
+    @functools.cached_property
+    def _special_ids(self) -> set[int]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {i for i, token in added.items() if token.special}
+
+    @property
+    def kind(self) -> str:
+        """How words are written: "wordpiece", "bytes" or "metaspace"."""
+        if self._content["tokenizer"]["model"].get("type") == "WordPiece":
+            return "wordpiece"
+        text = json.dumps([self._content["tokenizer"][key] for key in ("pre_tokenizer", "decoder")])
+        return "bytes" if '"ByteLevel"' in text else "metaspace"
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """Whether an id opens a word, bool [vocab_size]."""
+        return np.array([self._opens(i, piece) for i, piece in enumerate(self._pieces)])
+
+    def _opens(self, i: int, piece: str) -> bool:
+        if i in self._special_ids:
+            return False
+        if self.kind == "wordpiece":
+            prefix = self._content["tokenizer"]["model"]["continuing_subword_prefix"]
+            return not piece.startswith(prefix)
+        return piece.startswith(_BYTE_SPACE if self.kind == "bytes" else _SPACE)
+
+    @property
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes of the text that an id stands for, int32 [vocab_size]; special ids stand for none.
+
+        WordPiece does not keep spaces: each piece that opens a word is counted with one before it, so punctuation that touches
+        a word is counted one too high.
+        """
+        return np.array([self._bytes(i, piece) for i, piece in enumerate(self._pieces)], np.int32)
+
+    def _bytes(self, i: int, piece: str) -> int:
+        if i in self._special_ids:
+            return 0
+        if self.kind == "bytes":
+            return len(piece)  # one character of the alphabet is one byte
+        if self.kind == "metaspace":
+            is_byte = len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+            return 1 if is_byte else len(piece.replace(_SPACE, " ").encode())
+        prefix = self._content["tokenizer"]["model"]["continuing_subword_prefix"]
+        return len(piece.removeprefix(prefix).encode()) + self._opens(i, piece)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, no special ids added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts."""
+        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids and the index of each id's word, each word as if a space stood before it; every word has at least one id."""
+        found = self._of_words.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        of_word: dict[int, list[int]] = {}
+        for i, word in zip(found.ids, found.word_ids, strict=True):
+            of_word.setdefault(word, []).append(i)
+        # A word of invisible characters has no id, and would lose its label.
+        pieces = [of_word[w] if w in of_word else [self.unk_id] for w in range(len(words))]
+        return [i for ids in pieces for i in ids], [w for w, ids in enumerate(pieces) for _ in ids]
+
+    def frame(self, pair: bool) -> Frame:
+        """What its own template puts around one text, or two."""
+        framed = self._tokenizer.encode("a", "a" if pair else None, add_special_tokens=True)
+        places = framed.sequence_ids
+        texts = [place for place in places if place is not None]
+        if pair and set(texts) != {0, 1} or not pair and set(texts) != {0}:
+            raise ValueError(f"the template of this tokenizer puts texts {texts} into a row")
+        first = [i for i, place in enumerate(places) if place == 0]
+        second = [i for i, place in enumerate(places) if place == 1] or [len(places)]
+        ids, types = framed.ids, framed.type_ids
+        parts = (
+            range(first[0]),
+            first,
+            range(first[-1] + 1, second[0]) if pair else range(0),
+            second if pair else (),
+            range(second[-1] + 1, len(ids)) if pair else range(first[-1] + 1, len(ids)),
+        )
+        before, _, between, _, after = (tuple(ids[i] for i in part) for part in parts)
+        kinds: Any = tuple(types[part[0]] if len(part) else 0 for part in parts)
+        return Frame(before, between, after, kinds)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special ids vanish."""
+        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        return text
+
+    def piece(self, token: int) -> str:
+        """How one id is written, for people."""
+        return self._pieces[int(token)]
+
+    def _text(self) -> str:
+        return json.dumps(self._content, ensure_ascii=False, sort_keys=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write one file that `data.tokenizer.load_tokenizer` reads back."""
+        Path(path).write_text(self._text(), encoding="utf-8")
+
+    def publish(self, folder: Path) -> None:
+        """Write the files that the library it comes from expects."""
+        tokens = {f"{role}_token": token for role, token in self.roles.items()}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.config, **tokens}
+        for name, value in (
+            ("tokenizer.json", self._content["tokenizer"]),
+            ("tokenizer_config.json", config),
+            ("special_tokens_map.json", tokens),
+        ):
+            (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        if self.kind == "wordpiece":
+            (folder / "vocab.txt").write_text("\n".join(self._pieces) + "\n", encoding="utf-8")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._content
+
+    def __setstate__(self, content: dict[str, Any]) -> None:
+        self.__init__(content)  # type: ignore[misc]
+
+
+def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTokenizer:
+    """The tokenizer of a published checkpoint.
+
+    Args:
+      folder: holds tokenizer.json, or vocab.txt, or vocab.json and merges.txt, or spiece.model; and, where it has them,
+        tokenizer_config.json and special_tokens_map.json.
+      model_type: decides the template of a byte-level BPE without tokenizer.json ("roberta" frames, "gpt2" does not).
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or it is damaged.
+    """
+    folder = Path(folder)
+    config = _read(folder / "tokenizer_config.json")
+    named = {**_read(folder / "special_tokens_map.json"), **config}
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = _read(folder / "tokenizer.json")
+    elif (folder / "vocab.txt").is_file():
+        tokenizer = _wordpiece(folder / "vocab.txt", config)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        tokenizer = _byte_level(folder, framed=model_type == "roberta")
+    elif (folder / "spiece.model").is_file():
+        tokenizer = from_sentencepiece((folder / "spiece.model").read_bytes(), ends=True)
+    else:
+        raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(FILES)}")
+    content = {"format": FORMAT, "tokenizer": tokenizer, "roles": _roles(tokenizer, named), "config": config}
+    try:
+        return PublishedTokenizer(content)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _built(tokenizer: Mapping[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(json.dumps(tokenizer))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"this is no tokenizer of the tokenizers library: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def _roles(tokenizer: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, str]:
+    """Tokens by role: as the files say, else by their usual names among the added tokens."""
+    added = tokenizer["added_tokens"] if "added_tokens" in tokenizer else []
+    known = {token["content"] for token in added}
+    roles: dict[str, str] = {}
+    for role in ROLES:
+        token = named[f"{role}_token"] if f"{role}_token" in named else None
+        if isinstance(token, dict):
+            token = token["content"]
+        if token is None and not any(f"{r}_token" in named for r in ROLES):
+            token = next((name for name in _USUAL[role] if name in known), None)
+        if token is not None:
+            roles[role] = token
+    return roles
+
+
+def _with_spaces(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with a space before every word that it is given by itself."""
+    changed: dict[str, Any] = json.loads(json.dumps(tokenizer))
+    pre = changed["pre_tokenizer"] if "pre_tokenizer" in changed else None
+    for step in [pre, *(pre["pretokenizers"] if pre and "pretokenizers" in pre else [])]:
+        if step and step["type"] == "ByteLevel":
+            step["add_prefix_space"] = True
+    return changed
+
+
+def _wordpiece(vocab: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """As BERT's own tokenizer reads vocab.txt: folding case unless the configuration says otherwise."""
+    lines = vocab.read_text(encoding="utf-8").splitlines()
+    lowercase = config["do_lower_case"] if "do_lower_case" in config else True
+    accents = config["strip_accents"] if "strip_accents" in config else None
+    missing = {"[UNK]", "[CLS]", "[SEP]"} - set(lines)
+    if missing:
+        raise ValueError(f"{vocab} lacks {sorted(missing)}, so it is no vocabulary of BERT")
+    built = BertWordPieceTokenizer(
+        {piece: i for i, piece in enumerate(lines)}, lowercase=lowercase, strip_accents=accents
+    )
+    found: dict[str, Any] = json.loads(built.to_str())
+    return found
+
+
+def _byte_level(folder: Path, framed: bool) -> dict[str, Any]:
+    """GPT-2's vocabulary, or RoBERTa's, which has a template."""
+    built = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    if framed:
+        ids = {token: built.token_to_id(token) for token in ("<s>", "</s>", "<pad>", "<unk>", "<mask>")}
+        if None in ids.values():
+            raise ValueError(f"{folder / 'vocab.json'} lacks {[t for t, i in ids.items() if i is None]}")
+        built.add_special_tokens(list(ids))
+        built.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+    elif built.token_to_id("<|endoftext|>") is not None:
+        built.add_special_tokens(["<|endoftext|>"])
+    found: dict[str, Any] = json.loads(built.to_str())
+    return found
+
+
+def from_sentencepiece(model: bytes, ends: bool) -> dict[str, Any]:
+    """The tokenizer.json of a Unigram model of SentencePiece.
+
+    Args:
+      model: the file's bytes.
+      ends: whether texts end with its end token, as T5's do; else it has no template.
+
+    Raises:
+      ValueError: it is no model of SentencePiece, or a BPE, whose merges the file does not hold.
+    """
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError as error:
+        raise ValueError(f"these {len(model)} bytes are no SentencePiece model") from error
+    spec, trained = proto.normalizer_spec, proto.trainer_spec
+    if trained.model_type != trained.UNIGRAM:
+        raise ValueError("this SentencePiece model is no Unigram: its checkpoint needs a tokenizer.json")
+    unigram = models.Unigram(
+        [(piece.piece, piece.score) for piece in proto.pieces], trained.unk_id, trained.byte_fallback
+    )
+    built = Tokenizer(unigram)
+    steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    built.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if spec.add_dummy_prefix else "never"
+    built.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
+    built.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
+    special = [p.piece for p in proto.pieces if p.type in (p.CONTROL, p.UNKNOWN)]
+    built.add_special_tokens(special)
+    if ends:
+        end = proto.pieces[trained.eos_id].piece
+        built.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.eos_id)]
+        )
+    found: dict[str, Any] = json.loads(built.to_str())
+    return found
+
+
+def of_sentencepiece(model: bytes, framed: bool) -> PublishedTokenizer:
+    """A vocabulary trained here (data.tokenizer.train_sentencepiece), for whoever reads tokenizer.json.
+
+    Args:
+      model: the file's bytes.
+      framed: whether texts stand between [CLS] and [SEP], as masked models read them.
+    """
+    tokenizer = from_sentencepiece(model, ends=False)
+    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    roles = {role: next(name for name in _USUAL[role] if name in ids) for role in ROLES}
+    if framed:
+        built = _built(tokenizer)
+        begin, end = roles["cls"], roles["sep"]
+        built.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A {end}",
+            pair=f"{begin} $A {end} $B:1 {end}:1",
+            special_tokens=[(token, ids[token]) for token in (begin, end)],
+        )
+        tokenizer = json.loads(built.to_str())
+    return PublishedTokenizer({"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": {}})

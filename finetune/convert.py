@@ -1,0 +1,208 @@
+"""`python -m finetune.convert import DIR --to RUN` and `export RUN --to DIR`: published checkpoints in and out.
+
+DIR holds config.json, model.safetensors (or its shards) and the tokenizer's files; RUN is a run folder like any other, to
+fine-tune from with `--init RUN`. No PyTorch is needed on either way. It must not know training.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from data.published_tokenizer import PublishedTokenizer, of_sentencepiece, published_tokenizer
+from data.tokenizer import SentencePieceTokenizer, Tokenizer
+from finetune.build import console
+from finetune.experiment import FineTune, LabelledData
+from finetune.published.reading import Published, read
+from finetune.published.writing import DTYPES, choose, write
+from finetune.tasks import TextClassification, TokenClassification
+from model.config import TransformerConfig
+from train.adapter import FULL
+from train.checkpoint import Checkpoints, saved_steps
+from train.cli import one_line_errors
+from train.describe import encode
+from train.launch import Launcher, Mesh
+from train.passport import Passport
+from train.restore import Source, open_run
+from train.state import TrainState
+from train.workdir import claim
+
+LONGEST = 512
+"""Tokens of a row in which an imported classifier reads texts, where its positions allow more."""
+
+
+def import_run(
+    folder: str | Path, run: str | Path, *, architecture: str = "", launcher: Launcher | None = None
+) -> Passport:
+    """Make a run folder of a published checkpoint; returns the account of its tensors.
+
+    Args:
+      folder: the published checkpoint.
+      run: the new run folder; the same checkpoint may be imported into it again, no other.
+      architecture: their class whose heads are taken; empty is the one that its config.json names.
+      launcher: places parameters on devices as they are read, so that no host holds more than its part.
+
+    Raises:
+      ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
+    """
+    workdir = Path(run)
+    found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
+    model = found.network.backbone.config
+    tokenizer = published_tokenizer(folder, found.family.model_type)
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but config.json a vocab_size of {model.vocab_size}"
+        )
+    origin = {
+        "model_type": found.family.model_type,
+        "architecture": found.architecture,
+        "dtype": found.dtype,
+        "config": found.config,
+    }
+    description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
+    claim(workdir, {**description, **_classifier(found)}, tokenizer)
+    if jax.process_index() == 0:
+        found.passport.write(workdir / "passport.json")
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints.save(0, _state(found.params), {})
+    checkpoints.close()
+    return found.passport
+
+
+def _state(params: Any) -> TrainState:
+    """A run before its first step, without an optimizer."""
+    step, bad_step = (jax.device_put(np.int32(x)) for x in (0, -1))
+    return TrainState(
+        step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={}
+    )
+
+
+def _classifier(found: Published) -> dict[str, Any]:
+    """What `finetune.predict` needs to know of a run, where the checkpoint is a classifier of texts or of words."""
+    heads = {name for name, _ in found.network.heads}
+    if not found.classes or heads & {"classifier", "token_classifier"} == set():
+        return {}
+    model = found.network.backbone.config
+    task = TextClassification(pooling="cls") if "classifier" in heads else TokenClassification()
+    length = min(model.max_positions, LONGEST)
+    experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8)
+    return {
+        "experiment": encode(experiment),
+        "objective": encode(task.objective(len(found.classes))),
+        "classes": list(found.classes),
+    }
+
+
+def export_run(
+    run: str | Path, folder: str | Path, *, architecture: str = "", dtype: str = ""
+) -> tuple[str, list[Path]]:
+    """Write a run as a published checkpoint with its tokenizer; returns the class and the files of weights.
+
+    Args:
+      run: a run folder, or one checkpoint of it.
+      folder: where to; must hold no checkpoint yet.
+      architecture: their class to write; empty is the one with exactly the run's heads.
+      dtype: of the file; empty is that of the imported checkpoint, or float32.
+
+    Raises:
+      ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
+    """
+    source, folder = open_run(run), Path(folder)
+    imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
+    family, chosen = choose(
+        source.model,
+        frozenset(source.params["heads"]),
+        architecture,
+        imported["model_type"] if imported else "",
+    )
+    tokenizer = _published(source.tokenizer, source.model)
+    ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos") if role in tokenizer.roles}
+    classes = source.description["classes"] if "classes" in source.description else ()
+    files = write(
+        folder,
+        model=source.model,
+        params=source.params,
+        family=family,
+        architecture=chosen,
+        classes=tuple(classes),
+        dtype=dtype or (imported["dtype"] if imported else "float32"),
+        config={**ids, **(imported["config"] if imported else {})},
+    )
+    tokenizer.publish(folder)
+    return chosen, files
+
+
+def _published(tokenizer: Tokenizer, model: TransformerConfig) -> PublishedTokenizer:
+    if isinstance(tokenizer, PublishedTokenizer):
+        return tokenizer
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    return of_sentencepiece(tokenizer.model, framed=not model.causal and not model.encoder_decoder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make a run folder of a published checkpoint."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder with config.json, model.safetensors or its shards, and the tokenizer's files."""
+    to: Path
+    """The run folder."""
+    architecture: str = ""
+    """Class whose heads are taken, such as BertForMaskedLM; empty is the one that config.json names."""
+    launcher: Mesh = Mesh()
+    """The devices that hold it while it is converted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a run as a published checkpoint."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run folder, or one checkpoint of it."""
+    to: Path
+    """The new folder."""
+    architecture: str = ""
+    """Class to write; empty is the one with exactly the run's heads."""
+    dtype: str = ""
+    """float32, bfloat16 or float16; empty is that of the imported checkpoint, or float32."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, convert, print the account."""
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        {"import": _to_import, "export": _to_export},
+        prog="python -m finetune.convert",
+        description=__doc__,
+        args=list(arguments),
+    )
+    if isinstance(parsed, Import):
+        already = saved_steps(parsed.to / "checkpoints")
+        passport = import_run(
+            parsed.folder, parsed.to, architecture=parsed.architecture, launcher=parsed.launcher
+        )
+        console(stderr=False).print(passport.table())
+        print(f"{parsed.to} {'holds it already' if already else 'is ready'}: fine-tune with --init {parsed.to}")
+        return
+    if parsed.dtype not in ("", *DTYPES):
+        raise ValueError(f"dtype {parsed.dtype!r} is none of {', '.join(DTYPES)}")
+    chosen, files = export_run(parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype)
+    print(f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files")
+
+
+def _to_import(arguments: Annotated[Import, tyro.conf.arg(name="")]) -> Import:
+    """Make a run folder of a published checkpoint."""
+    return arguments
+
+
+def _to_export(arguments: Annotated[Export, tyro.conf.arg(name="")]) -> Export:
+    """Write a run as a published checkpoint."""
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main, sys.argv[1:]))
