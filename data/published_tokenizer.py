@@ -1,7 +1,7 @@
 """Tokenizers of published checkpoints: WordPiece, byte-level BPE and Unigram, by the `tokenizers` library.
 
-They give the ids that they give in the library they come from, also for special tokens that are written in a text. Behind the
-interface of `data.tokenizer`; it must not know models.
+They give the ids that they give in the library they come from, also for special tokens that are written in a text. The
+interface is that of `data.tokenizer`. It must not know models.
 """
 
 import functools
@@ -12,35 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
-from tokenizers import (
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
-from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers import Tokenizer
 
 from data.frame import Frame
 
 FORMAT = "handoff published tokenizer 1"
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", "spiece.model")
 ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
-_USUAL = {
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "mask": ("[MASK]", "<mask>"),
-    "pad": ("[PAD]", "<pad>"),
-    "bos": ("<s>",),
-    "eos": ("</s>",),
-}
-"""What tokens of a role are called where no file says it."""
-_SPACE = "\u2581"
+SPACE = "\u2581"
 _BYTE_SPACE = "\u0120"
 """How the byte alphabet of GPT-2 writes a space."""
 
@@ -51,8 +29,8 @@ class PublishedTokenizer:
     def __init__(self, content: Mapping[str, Any]):
         """`content`: {"format", "tokenizer": tokenizer.json, "roles": {role: token}, "config": tokenizer_config.json}."""
         self._content = dict(content)
-        self._tokenizer = _built(content["tokenizer"])
-        self._of_words = _built(_with_spaces(content["tokenizer"]))
+        self._tokenizer = built(content["tokenizer"])
+        self._of_words = built(_with_spaces(content["tokenizer"]))
         for tokenizer in (self._tokenizer, self._of_words):
             # Rows are cut and filled by whoever makes them.
             tokenizer.no_truncation()
@@ -169,14 +147,14 @@ class PublishedTokenizer:
         if self.kind == "wordpiece":
             prefix = self._content["tokenizer"]["model"]["continuing_subword_prefix"]
             return not piece.startswith(prefix)
-        return piece.startswith(_BYTE_SPACE if self.kind == "bytes" else _SPACE)
+        return piece.startswith(_BYTE_SPACE if self.kind == "bytes" else SPACE)
 
     @property
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes of the text that an id stands for, int32 [vocab_size]; special ids stand for none.
 
-        WordPiece does not keep spaces: each piece that opens a word is counted with one before it, so punctuation that touches
-        a word is counted one too high.
+        WordPiece does not keep spaces: each piece that opens a word is counted with one before it, so punctuation that
+        touches a word counts one too many.
         """
         return np.array([self._bytes(i, piece) for i, piece in enumerate(self._pieces)], np.int32)
 
@@ -187,7 +165,7 @@ class PublishedTokenizer:
             return len(piece)  # one character of the alphabet is one byte
         if self.kind == "metaspace":
             is_byte = len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-            return 1 if is_byte else len(piece.replace(_SPACE, " ").encode())
+            return 1 if is_byte else len(piece.replace(SPACE, " ").encode())
         prefix = self._content["tokenizer"]["model"]["continuing_subword_prefix"]
         return len(piece.removeprefix(prefix).encode()) + self._opens(i, piece)
 
@@ -257,7 +235,9 @@ class PublishedTokenizer:
             ("tokenizer_config.json", config),
             ("special_tokens_map.json", tokens),
         ):
-            (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            (folder / name).write_text(
+                json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            )
         if self.kind == "wordpiece":
             (folder / "vocab.txt").write_text("\n".join(self._pieces) + "\n", encoding="utf-8")
 
@@ -266,72 +246,6 @@ class PublishedTokenizer:
 
     def __setstate__(self, content: dict[str, Any]) -> None:
         self.__init__(content)  # type: ignore[misc]
-
-
-def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTokenizer:
-    """The tokenizer of a published checkpoint.
-
-    Args:
-      folder: holds tokenizer.json, or vocab.txt, or vocab.json and merges.txt, or spiece.model; and, where it has them,
-        tokenizer_config.json and special_tokens_map.json.
-      model_type: decides the template of a byte-level BPE without tokenizer.json ("roberta" frames, "gpt2" does not).
-
-    Raises:
-      FileNotFoundError, ValueError: there is none, or it is damaged.
-    """
-    folder = Path(folder)
-    config = _read(folder / "tokenizer_config.json")
-    named = {**_read(folder / "special_tokens_map.json"), **config}
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = _read(folder / "tokenizer.json")
-    elif (folder / "vocab.txt").is_file():
-        tokenizer = _wordpiece(folder / "vocab.txt", config)
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = _byte_level(folder, framed=model_type == "roberta")
-    elif (folder / "spiece.model").is_file():
-        tokenizer = from_sentencepiece((folder / "spiece.model").read_bytes(), ends=True)
-    else:
-        raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(FILES)}")
-    content = {"format": FORMAT, "tokenizer": tokenizer, "roles": _roles(tokenizer, named), "config": config}
-    try:
-        return PublishedTokenizer(content)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-
-
-def _built(tokenizer: Mapping[str, Any]) -> Tokenizer:
-    try:
-        return Tokenizer.from_str(json.dumps(tokenizer))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"this is no tokenizer of the tokenizers library: {error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
-
-
-def _roles(tokenizer: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens by role: as the files say, else by their usual names among the added tokens."""
-    added = tokenizer["added_tokens"] if "added_tokens" in tokenizer else []
-    known = {token["content"] for token in added}
-    roles: dict[str, str] = {}
-    for role in ROLES:
-        token = named[f"{role}_token"] if f"{role}_token" in named else None
-        if isinstance(token, dict):
-            token = token["content"]
-        if token is None and not any(f"{r}_token" in named for r in ROLES):
-            token = next((name for name in _USUAL[role] if name in known), None)
-        if token is not None:
-            roles[role] = token
-    return roles
 
 
 def _with_spaces(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,93 +258,9 @@ def _with_spaces(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _wordpiece(vocab: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """As BERT's own tokenizer reads vocab.txt: folding case unless the configuration says otherwise."""
-    lines = vocab.read_text(encoding="utf-8").splitlines()
-    lowercase = config["do_lower_case"] if "do_lower_case" in config else True
-    accents = config["strip_accents"] if "strip_accents" in config else None
-    missing = {"[UNK]", "[CLS]", "[SEP]"} - set(lines)
-    if missing:
-        raise ValueError(f"{vocab} lacks {sorted(missing)}, so it is no vocabulary of BERT")
-    built = BertWordPieceTokenizer(
-        {piece: i for i, piece in enumerate(lines)}, lowercase=lowercase, strip_accents=accents
-    )
-    found: dict[str, Any] = json.loads(built.to_str())
-    return found
-
-
-def _byte_level(folder: Path, framed: bool) -> dict[str, Any]:
-    """GPT-2's vocabulary, or RoBERTa's, which has a template."""
-    built = ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    if framed:
-        ids = {token: built.token_to_id(token) for token in ("<s>", "</s>", "<pad>", "<unk>", "<mask>")}
-        if None in ids.values():
-            raise ValueError(f"{folder / 'vocab.json'} lacks {[t for t, i in ids.items() if i is None]}")
-        built.add_special_tokens(list(ids))
-        built.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
-    elif built.token_to_id("<|endoftext|>") is not None:
-        built.add_special_tokens(["<|endoftext|>"])
-    found: dict[str, Any] = json.loads(built.to_str())
-    return found
-
-
-def from_sentencepiece(model: bytes, ends: bool) -> dict[str, Any]:
-    """The tokenizer.json of a Unigram model of SentencePiece.
-
-    Args:
-      model: the file's bytes.
-      ends: whether texts end with its end token, as T5's do; else it has no template.
-
-    Raises:
-      ValueError: it is no model of SentencePiece, or a BPE, whose merges the file does not hold.
-    """
-    proto = sentencepiece_model_pb2.ModelProto()
+def built(tokenizer: Mapping[str, Any]) -> Tokenizer:
+    """The library's object of a tokenizer.json; ValueError where it is none."""
     try:
-        proto.ParseFromString(model)
-    except DecodeError as error:
-        raise ValueError(f"these {len(model)} bytes are no SentencePiece model") from error
-    spec, trained = proto.normalizer_spec, proto.trainer_spec
-    if trained.model_type != trained.UNIGRAM:
-        raise ValueError("this SentencePiece model is no Unigram: its checkpoint needs a tokenizer.json")
-    unigram = models.Unigram(
-        [(piece.piece, piece.score) for piece in proto.pieces], trained.unk_id, trained.byte_fallback
-    )
-    built = Tokenizer(unigram)
-    steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    built.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if spec.add_dummy_prefix else "never"
-    built.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
-    built.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)
-    special = [p.piece for p in proto.pieces if p.type in (p.CONTROL, p.UNKNOWN)]
-    built.add_special_tokens(special)
-    if ends:
-        end = proto.pieces[trained.eos_id].piece
-        built.post_processor = processors.TemplateProcessing(
-            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.eos_id)]
-        )
-    found: dict[str, Any] = json.loads(built.to_str())
-    return found
-
-
-def of_sentencepiece(model: bytes, framed: bool) -> PublishedTokenizer:
-    """A vocabulary trained here (data.tokenizer.train_sentencepiece), for whoever reads tokenizer.json.
-
-    Args:
-      model: the file's bytes.
-      framed: whether texts stand between [CLS] and [SEP], as masked models read them.
-    """
-    tokenizer = from_sentencepiece(model, ends=False)
-    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    roles = {role: next(name for name in _USUAL[role] if name in ids) for role in ROLES}
-    if framed:
-        built = _built(tokenizer)
-        begin, end = roles["cls"], roles["sep"]
-        built.post_processor = processors.TemplateProcessing(
-            single=f"{begin} $A {end}",
-            pair=f"{begin} $A {end} $B:1 {end}:1",
-            special_tokens=[(token, ids[token]) for token in (begin, end)],
-        )
-        tokenizer = json.loads(built.to_str())
-    return PublishedTokenizer({"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": {}})
+        return Tokenizer.from_str(json.dumps(tokenizer))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"this is no tokenizer of the tokenizers library: {error}") from error

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import tyro
 
-from data.published_tokenizer import PublishedTokenizer, of_sentencepiece, published_tokenizer
+from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
+from data.tokenizer_files import of_sentencepiece, published_tokenizer
 from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.reading import Published, read
@@ -28,7 +29,7 @@ from train.cli import one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
-from train.restore import Source, open_run
+from train.restore import open_run
 from train.state import TrainState
 from train.workdir import claim
 
@@ -77,9 +78,7 @@ def import_run(
 def _state(params: Any) -> TrainState:
     """A run before its first step, without an optimizer."""
     step, bad_step = (jax.device_put(np.int32(x)) for x in (0, -1))
-    return TrainState(
-        step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={}
-    )
+    return TrainState(step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={})
 
 
 def _classifier(found: Published) -> dict[str, Any]:
@@ -121,7 +120,11 @@ def export_run(
         imported["model_type"] if imported else "",
     )
     tokenizer = _published(source.tokenizer, source.model)
-    ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos") if role in tokenizer.roles}
+    ids = {
+        f"{role}_token_id": getattr(tokenizer, f"{role}_id")
+        for role in ("pad", "bos", "eos")
+        if role in tokenizer.roles
+    }
     classes = source.description["classes"] if "classes" in source.description else ()
     files = write(
         folder,
@@ -186,12 +189,16 @@ def main(arguments: Sequence[str]) -> None:
             parsed.folder, parsed.to, architecture=parsed.architecture, launcher=parsed.launcher
         )
         console(stderr=False).print(passport.table())
-        print(f"{parsed.to} {'holds it already' if already else 'is ready'}: fine-tune with --init {parsed.to}")
+        print(
+            f"{parsed.to} {'holds it already' if already else 'is ready'}: fine-tune with --init {parsed.to}"
+        )
         return
     if parsed.dtype not in ("", *DTYPES):
         raise ValueError(f"dtype {parsed.dtype!r} is none of {', '.join(DTYPES)}")
     chosen, files = export_run(parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype)
-    print(f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files")
+    print(
+        f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files"
+    )
 
 
 def _to_import(arguments: Annotated[Import, tyro.conf.arg(name="")]) -> Import:

@@ -5,6 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from finetune.published.family import SPAN
+from finetune.published.reading import Published
 from model.network import BoundNetwork, Network
 from tests.golden.weights import draw
 
@@ -37,3 +39,27 @@ def assert_agrees(ours, theirs, segment_ids_BL) -> None:
     difference = np.abs(ours - theirs).max() / size
     print(f"agrees within {difference:.1e}")
     assert difference < 1e-5
+
+
+def outputs(found: Published, params, batch) -> dict[str, jax.Array]:
+    """Hidden states and whatever the heads say, by one name for both sides."""
+    bound = found.network.bind(params)
+    hidden = bound.encode(batch["tokens"], batch)
+    out = {"hidden": hidden}
+    heads = {name for name, _ in found.network.heads}
+    if "masked_lm" in heads:
+        out["logits"] = bound.unembed(*bound.head("masked_lm", hidden))
+    if "pooler" in heads:
+        out["pooled"] = bound.head("pooler", hidden[:, 0])
+    for name in heads & {"next_sentence", "classifier"}:
+        out["of_text"] = bound.head(name, out["pooled"])
+    for name in heads & {"token_classifier", "discriminator", SPAN}:
+        out["logits"] = bound.head(name, hidden)
+    config = found.network.backbone.config
+    if config.encoder_decoder:
+        decoded = bound.decode(batch["target_tokens"], batch, hidden)
+        out["decoded"] = decoded * (config.width**0.5 if config.tied else 1.0)
+        out["logits"] = bound.unembed(decoded)
+    elif config.causal:
+        out["logits"] = bound.unembed(hidden)
+    return out

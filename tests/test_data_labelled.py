@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data.frame import Frame
 from data.labelled import (
     SequenceExample,
     TokenExample,
@@ -13,7 +14,6 @@ from data.labelled import (
     token_examples,
     token_rows,
 )
-from data.frame import Frame
 from data.records import DataError, Record
 
 

@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "configs": set(ROOMS) - {"configs"},
     "benchmarks": set(ROOMS) - {"configs"},
 }
+TRANSLATING = ("published_tokenizer.py",)
+"""Files at the border of a library that raises nothing narrower than Exception."""
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 
 
@@ -55,7 +57,9 @@ def test_no_pickle_and_no_broad_except():
             if isinstance(node, ast.ExceptHandler) and (
                 node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
             ):
-                wrong.append(f"{path}:{node.lineno} catches everything")
+                # What a library raises by that name may be raised again, as an error of ours.
+                if path.name not in TRANSLATING or not isinstance(node.body[0], ast.Raise):
+                    wrong.append(f"{path}:{node.lineno} catches everything")
     assert not wrong
 
 

@@ -110,6 +110,7 @@ def _classes(
         f"{name}ForQuestionAnswering": {SPAN: _dense("qa_outputs")},
     }
 
+
 _BERT_MASKED_LM = _masked_lm(
     "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
 )

@@ -44,5 +44,7 @@ def families_for(model: TransformerConfig) -> list[Family]:
     found = [f for f in FAMILIES if kind is f.config or (f.choose is not None and issubclass(kind, f.config))]
     if not found:
         kinds = sorted({f.config.__name__ for f in FAMILIES})
-        raise ValueError(f"no published family has the shape of {kind.__name__}: those of {', '.join(kinds)} can be written")
+        raise ValueError(
+            f"no published family has the shape of {kind.__name__}: those of {', '.join(kinds)} can be written"
+        )
     return found

@@ -1,8 +1,9 @@
 """What a family of published models is: its configuration and its tensors, in our words. Knows no file and no family."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from flax import linen as nn
 
@@ -13,6 +14,7 @@ from model.heads import Classifier, Discriminator, MaskedLMHead, Pooler
 Json = Mapping[str, Any]
 Heads = Mapping[str, Callable[[str, str], Rules]]
 """By our name of a head: (prefix, our path of it) -> its rules."""
+_TOO_LARGE = 2**31
 SPAN = "span"
 """Our name of the head that marks where an answer begins and ends."""
 
@@ -74,28 +76,32 @@ class Family:
                 raise ValueError(
                     f"config.json: {fixed.theirs} is {found!r}, but {self.config.__name__} computes {fixed.value!r} only"
                 )
-        given = {f.ours: self._number(theirs, f) - f.offset for f in self.fields if f.offset}
-        given |= {f.ours: self._number(theirs, f) for f in self.fields if not f.offset}
         kind = self.config if self.choose is None else self.choose(theirs)
+        given = {f.ours: self._number(theirs, f, kind) for f in self.fields}
         try:
             return kind(**given, **self.read_more(theirs))
-        except ValueError as error:
-            raise ValueError(f"config.json: {error}") from error
+        except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError) as error:
+            raise ValueError(f"config.json: {str(error).removeprefix('config.json: ')}") from error
 
-    def _number(self, theirs: Json, field: Field) -> Any:
-        value = theirs[field.theirs] if field.theirs in theirs else field.default
-        if value is None or isinstance(value, (str, list, dict)):
+    def _number(self, theirs: Json, field: Field, kind: type[TransformerConfig]) -> Any:
+        if field.theirs not in theirs and field.default is None:
             raise ValueError(
-                f"config.json: {field.theirs} is {value!r}, which is no number for {field.ours}"
-                if field.theirs in theirs
-                else f"config.json: {field.theirs} is missing, and {self.model_type} has no default for it"
+                f"config.json: {field.theirs} is missing, and {self.model_type} has no default for it"
             )
-        return value
+        value = theirs[field.theirs] if field.theirs in theirs else field.default
+        wanted = get_type_hints(kind)[field.ours]
+        fits = isinstance(value, int) or (
+            wanted is float and isinstance(value, float) and math.isfinite(value)
+        )
+        if not fits or isinstance(value, bool) or abs(value) >= _TOO_LARGE:
+            raise ValueError(
+                f"config.json: {field.theirs} is {value!r}, which is no {wanted.__name__} for {field.ours}"
+            )
+        return value - field.offset
 
     def write_config(self, model: TransformerConfig) -> dict[str, Any]:
         """The config.json of our config."""
-        written = {f.theirs: getattr(model, f.ours) + f.offset for f in self.fields if f.offset}
-        written |= {f.theirs: getattr(model, f.ours) for f in self.fields if not f.offset}
+        written = {f.theirs: getattr(model, f.ours) + f.offset for f in self.fields}
         written |= {fixed.theirs: fixed.value for fixed in self.fixed}
         return {**written, **self.write_more(model), "model_type": self.model_type}
 

@@ -42,7 +42,9 @@ class PublishedFiles:
         for path, expected in _weight_files(self.folder):
             found = _open(path)
             if expected is not None and expected - found.keys():
-                raise ValueError(f"{path} lacks {sorted(expected - found.keys())[0]}, which {INDEX} says it has")
+                raise ValueError(
+                    f"{path} lacks {sorted(expected - found.keys())[0]}, which {INDEX} says it has"
+                )
             self.tensors |= found
 
     @property
@@ -117,7 +119,10 @@ def _open(path: Path) -> dict[str, Stored]:
 
 
 def write_files(
-    folder: Path, config: Mapping[str, Any], tensors: Iterator[tuple[str, np.ndarray]], shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Iterator[tuple[str, np.ndarray]],
+    shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
     """config.json and the tensors, in files of at most `shard_bytes` (a larger tensor has one of its own).
 
@@ -143,9 +148,11 @@ def write_files(
             close()
         shard[name] = array
     close()
-    names = [WEIGHTS] if len(written) == 1 else [
-        f"model-{i + 1:05d}-of-{len(written):05d}.safetensors" for i in range(len(written))
-    ]
+    names = (
+        [WEIGHTS]
+        if len(written) == 1
+        else [f"model-{i + 1:05d}-of-{len(written):05d}.safetensors" for i in range(len(written))]
+    )
     files = [path.rename(folder / name) for (path, _, _), name in zip(written, names, strict=True)]
     if len(files) > 1:
         places = {t: file.name for (_, own, _), file in zip(written, files, strict=True) for t in own}

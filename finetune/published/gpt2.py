@@ -30,7 +30,9 @@ def _read_more(theirs: Json) -> dict[str, Any]:
     inner = theirs["n_inner"] if "n_inner" in theirs else None
     rates = {theirs[key] for key in ("resid_pdrop", "embd_pdrop") if key in theirs} or {0.1}
     if len(rates) > 1:
-        raise ValueError(f"config.json: resid_pdrop and embd_pdrop are {sorted(rates)}, but Gpt2Config has one rate")
+        raise ValueError(
+            f"config.json: resid_pdrop and embd_pdrop are {sorted(rates)}, but Gpt2Config has one rate"
+        )
     return {"mlp_width": 4 * width if inner is None else inner, "dropout": rates.pop()}
 
 

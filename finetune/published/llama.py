@@ -77,7 +77,9 @@ def _write_rope(model: LlamaConfig) -> dict[str, Any]:
     return {"rope_theta": model.rotary_base, "rope_scaling": scaling, "rope_parameters": rope}
 
 
-def _more(own_head_size: bool, window: bool) -> tuple[Callable[[Json], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
+def _more(
+    own_head_size: bool, window: bool
+) -> tuple[Callable[[Json], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
     """What is read and written beside plain numbers."""
 
     def read(theirs: Json) -> dict[str, Any]:
@@ -97,7 +99,11 @@ def _more(own_head_size: bool, window: bool) -> tuple[Callable[[Json], dict[str,
         return more
 
     def write(model: Any) -> dict[str, Any]:
-        more = {"tie_word_embeddings": model.tied, "num_key_value_heads": model.kv_heads, **_write_rope(model)}
+        more = {
+            "tie_word_embeddings": model.tied,
+            "num_key_value_heads": model.kv_heads,
+            **_write_rope(model),
+        }
         more["head_dim"] = model.head_dim
         return {**more, "sliding_window": model.window} if window else more
 

@@ -34,7 +34,10 @@ def _backbone(model: ModernBertConfig, p: str) -> Rules:
 
 
 def _head(p: str, ours: str) -> Rules:
-    return (*linear("head.dense", f"{ours}/dense", bias=False), *norm("head.norm", f"{ours}/norm", bias=False))
+    return (
+        *linear("head.dense", f"{ours}/dense", bias=False),
+        *norm("head.norm", f"{ours}/norm", bias=False),
+    )
 
 
 def _masked_lm(p: str, ours: str) -> Rules:

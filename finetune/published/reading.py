@@ -73,7 +73,7 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
       Parameters are float32, whatever the file has.
 
     Raises:
-      ValueError, FileNotFoundError: the files are damaged, of an unknown family, or contradict each other; all names at once.
+      ValueError, FileNotFoundError: the files are damaged, of an unknown family, or contradict each other.
     """
     plan = _plan(PublishedFiles(folder), architecture)
     heads = _heads(plan)

@@ -53,8 +53,8 @@ def _choose(theirs: Json) -> type[T5Config]:
     kinds = {(PLAIN, True): T5Config, (GATED, False): T5V11Config}
     if (mlp, tied) not in kinds:
         raise ValueError(
-            f"config.json: feed_forward_proj is {mlp!r} and {names[0] if names else 'tie_word_embeddings'} is {tied}, but T5 "
-            f"v1.0 has {PLAIN!r} and True, v1.1 {GATED!r} and False"
+            f"config.json: feed_forward_proj is {mlp!r} and {names[0] if names else 'tie_word_embeddings'} is {tied}, but "
+            f"T5 v1.0 has {PLAIN!r} and True, v1.1 {GATED!r} and False"
         )
     return kinds[mlp, tied]
 
@@ -63,7 +63,9 @@ def _read_more(theirs: Json) -> dict[str, Any]:
     layers = theirs["num_layers"] if "num_layers" in theirs else 6
     decoder = theirs["num_decoder_layers"] if "num_decoder_layers" in theirs else None
     if decoder not in (None, layers):
-        raise ValueError(f"config.json: num_layers is {layers} and num_decoder_layers {decoder}; T5Config has equal stacks")
+        raise ValueError(
+            f"config.json: num_layers is {layers} and num_decoder_layers {decoder}; T5Config has equal stacks"
+        )
     rate = theirs["dropout_rate"] if "dropout_rate" in theirs else 0.1
     return {"dropout": rate, "attention_dropout": rate}
 

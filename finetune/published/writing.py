@@ -24,7 +24,9 @@ DTYPES: Mapping[str, Any] = {
 }
 
 
-def choose(model: TransformerConfig, heads: frozenset[str], architecture: str, model_type: str) -> tuple[Family, str]:
+def choose(
+    model: TransformerConfig, heads: frozenset[str], architecture: str, model_type: str
+) -> tuple[Family, str]:
     """The family and class to write.
 
     Args:
@@ -52,8 +54,8 @@ def choose(model: TransformerConfig, heads: frozenset[str], architecture: str, m
         return family, bare
     has = {name: sorted(own) for name, own in known.items()}
     raise ValueError(
-        f"no class of {family.model_type} has exactly the heads {sorted(heads)}: choose one with --architecture, which leaves "
-        f"the others behind; their heads are {has}"
+        f"no class of {family.model_type} has exactly the heads {sorted(heads)}: choose one with --architecture, which "
+        f"leaves the others behind; their heads are {has}"
     )
 
 
@@ -86,7 +88,9 @@ def write(
     prefix = "" if architecture == bare else family.prefix
     heads = family.architectures[architecture]
     if architecture == bare:
-        heads = {name: own for name, own in heads.items() if any(p.startswith(f"heads/{name}/") for p in leaves)}
+        heads = {
+            name: own for name, own in heads.items() if any(p.startswith(f"heads/{name}/") for p in leaves)
+        }
     rules = family.rules(model, heads, prefix)
 
     def leaf(path: str, layer: int | None) -> np.ndarray:
