@@ -6,8 +6,8 @@
     python -m benchmarks.published_parity --goldens tests/golden/families    # rewrite its test's files
 
 Each model is drawn (widths, depth, heads, vocabulary, tied or not, class), initialised and perturbed in PyTorch, saved
-there, read here, compared on rows of different fill, written here and opened there again. Differences are relative to the largest
-value, over positions that are no padding.
+there, read here, compared on rows of different fill, written here and opened there again. Differences are relative to the
+largest value, over positions that are no padding.
 """
 
 import dataclasses

@@ -1,0 +1,115 @@
+"""Through both doors: a run becomes a published checkpoint and a run again, and says the same at every station."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from finetune.build import fine_tune
+from finetune.convert import export_run, import_run, main
+from finetune.predict import load, predict
+from finetune.published.files import read_object
+from finetune.published.reading import read
+from tests.tuned import settings
+from train.checkpoint import flat
+from train.cli import one_line_errors
+from train.describe import read_json
+from train.launch import Mesh
+from train.restore import open_run
+
+TEXTS = ["a fine film", "dull plot", "story story awful", "anna"]
+
+
+def assert_same_params(a, b):
+    assert flat(a).keys() == flat(b).keys()
+    for path, leaf in flat(a).items():
+        np.testing.assert_array_equal(leaf, flat(b)[path], err_msg="/".join(path))
+
+
+@pytest.fixture(scope="module")
+def published(pretrained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "masked"
+    return folder, export_run(pretrained, folder)
+
+
+def test_a_run_becomes_a_published_checkpoint_and_a_run_again(pretrained, published, tmp_path):
+    folder, (architecture, files) = published
+    assert architecture == "BertForMaskedLM" and [file.name for file in files] == ["model.safetensors"]
+    original = open_run(pretrained)
+    assert_same_params(read(folder).params, original.params)
+    passport = import_run(folder, tmp_path / "run", launcher=Mesh(fsdp=2))
+    assert {entry.status for entry in passport.entries} == {"restored"}
+    again = open_run(tmp_path / "run")
+    assert again.model == original.model and again.step == 0
+    assert_same_params(again.params, original.params)
+    assert again.tokenizer.encode_batch(TEXTS) == original.tokenizer.encode_batch(TEXTS)
+    assert read_json(tmp_path / "run" / "passport.json")["entries"]
+
+
+def test_fine_tuned_runs_say_the_same_there_and_back(sentiment, tmp_path):
+    folder, _ = sentiment
+    assert export_run(folder, tmp_path / "out")[0] == "BertForSequenceClassification"
+    assert read_object(tmp_path / "out" / "config.json")["id2label"] == {"0": "bad", "1": "good"}
+    import_run(tmp_path / "out", tmp_path / "run")
+    before, after = (predict(load(run), TEXTS) for run in (folder, tmp_path / "run"))
+    for a, b in zip(before, after, strict=True):
+        assert a.label == b.label and a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+
+
+def test_fine_tuning_starts_from_an_imported_run(pretrained, published, tables, tmp_path):
+    import_run(published[0], tmp_path / "imported")
+    runs = {}
+    for name, init in (("ours", pretrained), ("imported", tmp_path / "imported")):
+        experiment = settings(init, tables, steps=4, eval_every=4, save_every=4)
+        fine_tune(experiment, tmp_path / f"{name}-tuned", quiet=True)
+        runs[name] = open_run(tmp_path / f"{name}-tuned").params
+    assert_same_params(runs["ours"], runs["imported"])
+
+
+def test_mean_pooled_classifiers_have_no_published_class(pretrained, published, tables, tmp_path, capsys):
+    from finetune.tasks import TextClassification
+
+    task = TextClassification(pooling="mean")
+    fine_tune(settings(pretrained, tables, steps=2, task=task), tmp_path / "run", quiet=True)
+    arguments = ["export", str(tmp_path / "run"), "--to", str(tmp_path / "out")]
+    assert one_line_errors(main, arguments) == 2
+    assert "no class of bert has exactly the heads ['classifier']" in capsys.readouterr().err
+    assert one_line_errors(main, [*arguments, "--architecture", "BertModel", "--dtype", "bfloat16"]) == 0
+    assert "BertModel in" in capsys.readouterr().out
+    assert read(tmp_path / "out").dtype == "bfloat16"
+
+
+def test_the_command_line_imports_twice_and_refuses_another(published, tmp_path, capsys):
+    arguments = ["import", str(published[0]), "--to", str(tmp_path / "run")]
+    assert one_line_errors(main, arguments) == 0
+    assert "is ready: fine-tune with --init" in capsys.readouterr().out
+    assert one_line_errors(main, arguments) == 0
+    assert "holds it already" in capsys.readouterr().out
+    assert one_line_errors(main, [*arguments, "--architecture", "BertModel"]) == 2
+    assert "holds another experiment" in capsys.readouterr().err
+
+
+def test_no_torch_is_needed_or_imported(published):
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from finetune.published.reading import read\n"
+        f"print(len(read({str(published[0])!r}).passport.entries))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 20
+
+
+def test_a_checkpoint_is_called_in_five_lines(published):
+    """The README's snippet."""
+    found = read(published[0])
+    encode = jax.jit(lambda params, batch: found.network.bind(params).encode(batch["tokens"], batch))
+    tokens = np.arange(8, dtype=np.int32)[None]
+    batch = {
+        "tokens": tokens,
+        "segment_ids": np.ones_like(tokens),
+        "positions": np.arange(8, dtype=np.int32)[None],
+    }
+    assert encode(found.params, batch).shape == (1, 8, 16)
