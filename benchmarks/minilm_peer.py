@@ -44,6 +44,16 @@ def theirs(published: Path, task: str, seed: int) -> dict[str, float]:
     }
 
 
+def their_answers(published: Path, texts: Sequence[str]) -> list[list[float]]:
+    """Probabilities of texts, by a checkpoint that was written here."""
+    tokenizer = AutoTokenizer.from_pretrained(published)
+    model = AutoModelForSequenceClassification.from_pretrained(published).eval()
+    batch = tokenizer(list(texts), padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+    with torch.no_grad():
+        probabilities: list[list[float]] = model(**batch).logits.softmax(-1).tolist()
+    return probabilities
+
+
 def train(
     model: Any, tokenizer: Any, examples: Sequence[Any], classes: Sequence[str], task: str, seed: int
 ) -> None:

@@ -22,8 +22,8 @@ _USUAL = {
     "sep": ("[SEP]", "</s>"),
     "mask": ("[MASK]", "<mask>"),
     "pad": ("[PAD]", "<pad>"),
-    "bos": ("<s>",),
-    "eos": ("</s>",),
+    "bos": ("<s>", "<|endoftext|>"),
+    "eos": ("</s>", "<|endoftext|>"),
 }
 """What tokens of a role are called where no file says it."""
 

@@ -1,0 +1,129 @@
+"""A checkpoint as a function: texts in, hidden states out, compiled once per shape. For notebooks and other programs.
+
+    from finetune.states import hidden_states, load, rows
+    model = load("runs/bert")                              # a run folder, or a published checkpoint's
+    batch = rows(model, ["a fine film", "dull"])           # numpy arrays, one text a row
+    hidden_BLD = hidden_states(model, batch)
+
+It must not know training. Shape suffixes: B texts, L tokens, D model width.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from data.tokenizer import Tokenizer
+from data.tokenizer_files import published_tokenizer
+from finetune.published.families import family_of
+from finetune.published.files import WEIGHTS, read_object
+from finetune.published.reading import read
+from model.heads import MaskedLMHead
+from model.network import Network, Params
+from train.restore import open_run
+
+STEP = 16
+"""Rows are filled up to a multiple of it, so that texts of other lengths seldom compile anew."""
+
+
+class Model(NamedTuple):
+    """A checkpoint, loaded: bind parameters with `network.bind(params)` for anything that is not here."""
+
+    network: Network
+    params: Params
+    tokenizer: Tokenizer
+
+
+def load(folder: str | Path) -> Model:
+    """A run folder or one checkpoint of it, or the folder of a published checkpoint.
+
+    Of a run the backbone is taken and, where it has one, the masked-LM head; of a published one the heads of its class.
+
+    Raises:
+      FileNotFoundError, ValueError: it is neither, or damaged.
+    """
+    path = Path(folder).expanduser()
+    if any(path.glob(WEIGHTS + "*")) or any(path.glob("pytorch_model.bin")):
+        found = read(path)
+        tokenizer = published_tokenizer(path, family_of(read_object(path / "config.json")).model_type)
+        return Model(found.network, jax.device_put(found.params), tokenizer)
+    source = open_run(path)
+    heads = {"masked_lm": MaskedLMHead(source.model)}
+    kept = {name: head for name, head in heads.items() if name in source.params["heads"]}
+    params = {**source.params, "heads": {name: source.params["heads"][name] for name in kept}}
+    return Model(Network(source.model.build(), tuple(kept.items())), jax.device_put(params), source.tokenizer)
+
+
+def rows(
+    model: Model, texts: Sequence[str | tuple[str, str]], length: int | None = None
+) -> dict[str, np.ndarray]:
+    """One text (or pair) a row, framed as the model expects and filled up with padding.
+
+    Args:
+      model: what `load` returned.
+      texts: texts, or pairs of texts, not both.
+      length: tokens of a row; longer texts are cut, of pairs the second. None takes the longest, up to what the model can
+        place.
+
+    Returns:
+      int32[B, L] arrays tokens, segment_ids (1 where there is a token), positions and type_ids.
+
+    Raises:
+      ValueError: a first text leaves no room for the frame, or there are no texts.
+    """
+    if not texts:
+        raise ValueError("there are no texts")
+    pair = isinstance(texts[0], tuple)
+    frame = model.tokenizer.frame(pair=pair)
+    parts = [(text[0], text[1]) if isinstance(text, tuple) else (text, "") for text in texts]
+    first, second = (model.tokenizer.encode_batch([part[i] for part in parts]) for i in (0, 1))
+    longest = max(len(a) + (len(b) if pair else 0) for a, b in zip(first, second, strict=True)) + frame.added
+    most = model.network.backbone.config.max_positions
+    length = min(-(-longest // STEP) * STEP, most) if length is None else length
+    room = length - frame.added
+    if room < 1 or length > most:
+        raise ValueError(
+            f"rows of {length} tokens: {frame.added} are the frame, and the model can place {most}"
+        )
+    batch = {name: np.zeros((len(texts), length), np.int32) for name in ("segment_ids", "type_ids")}
+    batch["tokens"] = np.full((len(texts), length), model.tokenizer.pad_id, np.int32)
+    batch["positions"] = np.tile(np.arange(length, dtype=np.int32), (len(texts), 1))
+    for row, (a, b) in enumerate(zip(first, second, strict=True)):
+        a = a[:room]
+        ids, types = frame.around(a, b[: room - len(a)] if pair else ())
+        batch["tokens"][row, : len(ids)], batch["type_ids"][row, : len(ids)] = ids, types
+        batch["segment_ids"][row, : len(ids)] = 1
+    return batch
+
+
+def hidden_states(model: Model, batch: Mapping[str, Any]) -> jax.Array:
+    """The backbone's last hidden states [B, L, D]; of an encoder-decoder, its encoder's."""
+    return _hidden_states(model.network, model.params, dict(batch))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden_states(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.Array:
+    return network.bind(params).encode(batch["tokens"], batch)
+
+
+def logits(model: Model, batch: Mapping[str, Any]) -> jax.Array:
+    """What the model says about each position [B, L, V]: of a causal one about the next token, of a masked one about this.
+
+    Raises:
+      ValueError: it has no such head, or is an encoder-decoder, whose `network.bind(params).decode` needs targets.
+    """
+    return _logits(model.network, model.params, dict(batch))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.Array:
+    bound = network.bind(params)
+    if bound.config.encoder_decoder:
+        raise ValueError("an encoder-decoder's logits are of its targets: use network.bind(params).decode")
+    hidden_BLD = bound.encode(batch["tokens"], batch)
+    if bound.config.causal:
+        return bound.unembed(hidden_BLD)
+    return bound.unembed(*bound.head("masked_lm", hidden_BLD))
