@@ -13,6 +13,7 @@ from model.network import Network
 from model.t5 import t5_small
 from objectives import simcse, span_corruption
 from objectives.masked_lm import MaskedLM
+from objectives.mixture import Mixture
 from objectives.sequence_classification import SequenceClassification
 from tests.tiny import encoder, masked_lm, settings
 from train.build import check_model, check_run, check_segments, check_vocabulary
@@ -98,6 +99,15 @@ class WithCompanion(MaskedLM):
         (
             lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), span_corruption.example(), 4),
             "takes ids 57 to 63 for itself, but .* up to 59: set --data.sentinels 7",
+        ),
+        (
+            lambda: check_vocabulary(
+                SimpleNamespace(vocab_size=64, mask_id=masked_lm().mask_id + 99),
+                encoder(),
+                Mixture(parts=(("a", masked_lm(), 1.0),)),
+                0,
+            ),
+            r"Mixture has mask_id (\d+), but the tokenizer's is \d+: give both",
         ),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),
     ],

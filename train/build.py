@@ -6,7 +6,7 @@ and knows no corpus. Nothing is compiled before every check has passed.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +285,21 @@ def check_vocabulary(
             f"{type(objective).__name__} takes ids {own.start} to {own.stop - 1} for itself, but the tokenizer has pieces "
             f"up to {tokenizer.vocab_size - 1}: set --data.sentinels {model.vocab_size - own.start}, or lower ids"
         )
+    for field, given in _special_ids(objective):
+        found = getattr(tokenizer, field)
+        if given != found:
+            raise ValueError(
+                f"{type(objective).__name__} has {field} {given}, but the tokenizer's is {found}: give both the same"
+            )
+
+
+def _special_ids(value: Any) -> Iterator[tuple[str, int]]:
+    """Every special id that an objective, or a part of it, is told."""
+    for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+        inner = getattr(value, field.name)
+        if field.name in ("mask_id", "cls_id", "sep_id", "eos_id"):
+            yield field.name, inner
+        for one in inner if isinstance(inner, tuple) else (inner,):
+            for part in one if isinstance(one, tuple) else (one,):
+                if dataclasses.is_dataclass(part):
+                    yield from _special_ids(part)

@@ -25,7 +25,7 @@ _CONVERSION = (
 class Stored(NamedTuple):
     """One tensor of a file, unread."""
 
-    file: Any
+    file: Path
     shape: tuple[int, ...]
     dtype: str
 
@@ -61,7 +61,9 @@ class PublishedFiles:
         stored = self.tensors[name]
         if stored.dtype not in FLOATS:
             raise ValueError(f"{name} is of dtype {stored.dtype}, not one of {', '.join(FLOATS)}")
-        array: np.ndarray = stored.file.get_tensor(name)
+        # Opened anew: a map that stays would keep in memory what has been read through it.
+        with safe_open(stored.file, framework="numpy") as file:
+            array: np.ndarray = file.get_tensor(name)
         return array
 
 
@@ -108,11 +110,11 @@ def _open(path: Path) -> dict[str, Stored]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
-        file = safe_open(path, framework="numpy")
         found = {}
-        for name in file.keys():  # noqa: SIM118 (no mapping)
-            part = file.get_slice(name)
-            found[name] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                part = file.get_slice(name)
+                found[name] = Stored(path, tuple(part.get_shape()), part.get_dtype())
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     return found

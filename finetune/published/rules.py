@@ -128,9 +128,13 @@ def leaf_slice(path: str, index: Index, rules: Rules, shapes: Shapes, fetch: Fet
     if not rule.stacked:
         return rule.split(fetch(rule.theirs), shapes)[part][index].astype(np.float32)
     layers, within = range(shapes[path][0])[index[0]], index[1:]
-    return np.stack(
-        [rule.split(fetch(rule.name(n)), shapes)[part][within].astype(np.float32) for n in layers]
+    one = rule.parts(shapes)[part]
+    out = np.empty(
+        (len(layers), *(len(range(size)[cut]) for size, cut in zip(one, within, strict=True))), np.float32
     )
+    for place, n in enumerate(layers):
+        out[place] = rule.split(fetch(rule.name(n)), shapes)[part][within]
+    return out
 
 
 def tensors(
