@@ -7,14 +7,16 @@ interface is that of `data.tokenizer`. It must not know models.
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from data.frame import Frame
+
+T = TypeVar("T")
 
 FORMAT = "handoff published tokenizer 1"
 ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
@@ -30,11 +32,9 @@ class PublishedTokenizer:
         """`content`: {"format", "tokenizer": tokenizer.json, "roles": {role: token}, "config": tokenizer_config.json}."""
         self._content = dict(content)
         self._tokenizer = built(content["tokenizer"])
-        self._of_words = built(_with_spaces(content["tokenizer"]))
-        for tokenizer in (self._tokenizer, self._of_words):
-            # Rows are cut and filled by whoever makes them.
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+        # Rows are cut and filled by whoever makes them.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     @classmethod
     def from_bytes(cls, text: bytes) -> "PublishedTokenizer":
@@ -131,7 +131,7 @@ class PublishedTokenizer:
     @property
     def kind(self) -> str:
         """How words are written: "wordpiece", "bytes" or "metaspace"."""
-        if self._content["tokenizer"]["model"].get("type") == "WordPiece":
+        if self._content["tokenizer"]["model"]["type"] == "WordPiece":
             return "wordpiece"
         text = json.dumps([self._content["tokenizer"][key] for key in ("pre_tokenizer", "decoder")])
         return "bytes" if '"ByteLevel"' in text else "metaspace"
@@ -181,12 +181,9 @@ class PublishedTokenizer:
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Ids and the index of each id's word, each word as if a space stood before it; every word has at least one id."""
-        found = self._of_words.encode(list(words), is_pretokenized=True, add_special_tokens=False)
-        of_word: dict[int, list[int]] = {}
-        for i, word in zip(found.ids, found.word_ids, strict=True):
-            of_word.setdefault(word, []).append(i)
+        before = " " if self.kind == "bytes" else ""
         # A word of invisible characters has no id, and would lose its label.
-        pieces = [of_word[w] if w in of_word else [self.unk_id] for w in range(len(words))]
+        pieces = [ids or [self.unk_id] for ids in self.encode_batch([before + word for word in words])]
         return [i for ids in pieces for i in ids], [w for w, ids in enumerate(pieces) for _ in ids]
 
     def frame(self, pair: bool) -> Frame:
@@ -226,10 +223,21 @@ class PublishedTokenizer:
         """Write one file that `data.tokenizer.load_tokenizer` reads back."""
         Path(path).write_text(self._text(), encoding="utf-8")
 
-    def publish(self, folder: Path) -> None:
-        """Write the files that the library it comes from expects."""
+    def publish(self, folder: Path, *, types: bool, longest: int) -> None:
+        """Write the files that the library it comes from expects.
+
+        Args:
+          folder: where to.
+          types: whether the model takes token_type_ids.
+          longest: most tokens that the model can place; where the tokenizer's own files said less, they stay.
+        """
         tokens = {f"{role}_token": token for role, token in self.roles.items()}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.config, **tokens}
+        defaults = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": longest,
+            "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
+        }
+        config = {**defaults, **self.config, **tokens}
         for name, value in (
             ("tokenizer.json", self._content["tokenizer"]),
             ("tokenizer_config.json", config),
@@ -248,19 +256,14 @@ class PublishedTokenizer:
         self.__init__(content)  # type: ignore[misc]
 
 
-def _with_spaces(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with a space before every word that it is given by itself."""
-    changed: dict[str, Any] = json.loads(json.dumps(tokenizer))
-    pre = changed["pre_tokenizer"] if "pre_tokenizer" in changed else None
-    for step in [pre, *(pre["pretokenizers"] if pre and "pretokenizers" in pre else [])]:
-        if step and step["type"] == "ByteLevel":
-            step["add_prefix_space"] = True
-    return changed
-
-
 def built(tokenizer: Mapping[str, Any]) -> Tokenizer:
     """The library's object of a tokenizer.json; ValueError where it is none."""
+    return of_library(lambda: Tokenizer.from_str(json.dumps(tokenizer)))
+
+
+def of_library(make: Callable[[], T]) -> T:
+    """What the `tokenizers` library makes; ValueError where it cannot."""
     try:
-        return Tokenizer.from_str(json.dumps(tokenizer))
+        return make()
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"this is no tokenizer of the tokenizers library: {error}") from error

@@ -28,6 +28,8 @@ from train.restore import Source, open_run
 from train.workdir import claim
 
 PAIR_COLUMN = "text_pair"
+OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
+"""Keys of a published config.json that another task makes wrong."""
 SPLITS = {"train": "train", "eval": "validation", "test": "test"}
 """The split of a TFDS data set that is meant where its name gives none."""
 
@@ -133,7 +135,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
         ),
         passport=passport,
         classes=classes,
-        description=_description(experiment, network, objective, classes),
+        description=_description(experiment, network, objective, classes) | _origin(source),
         reports=tuple(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
     )
 
@@ -148,6 +150,15 @@ def _description(
         "adapter": encode(experiment.adapter),
         "classes": list(classes),
     }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Of a run that began as a published checkpoint, what it takes to become one again."""
+    if "imported" not in source.description:
+        return {}
+    imported = source.description["imported"]
+    config = {k: v for k, v in imported["config"].items() if k not in OF_ITS_TASK}
+    return {"imported": {"model_type": imported["model_type"], "dtype": imported["dtype"], "config": config}}
 
 
 def read_examples(task: Task, spec: str, name: str, columns: Columns) -> Examples:

@@ -5,6 +5,7 @@ fine-tune from with `--init RUN`. No PyTorch is needed on either way. It must no
 """
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from data.tokenizer import SentencePieceTokenizer, Tokenizer
 from data.tokenizer_files import of_sentencepiece, published_tokenizer
 from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
+from finetune.published.families import family_of
+from finetune.published.family import Family
+from finetune.published.files import read_object, refuse_full
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
 from finetune.tasks import TextClassification, TokenClassification
@@ -33,6 +37,7 @@ from train.restore import open_run
 from train.state import TrainState
 from train.workdir import claim
 
+ONE_CLASS = "single_label_classification"
 LONGEST = 512
 """Tokens of a row in which an imported classifier reads texts, where its positions allow more."""
 
@@ -51,10 +56,10 @@ def import_run(
     Raises:
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
-    workdir = Path(run)
+    folder, workdir = Path(folder).expanduser(), Path(run).expanduser()
+    tokenizer = published_tokenizer(folder, family_of(read_object(folder / "config.json")).model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
     model = found.network.backbone.config
-    tokenizer = published_tokenizer(folder, found.family.model_type)
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
             f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but config.json a vocab_size of {model.vocab_size}"
@@ -63,11 +68,12 @@ def import_run(
         "model_type": found.family.model_type,
         "architecture": found.architecture,
         "dtype": found.dtype,
+        "weights": found.digests,
         "config": found.config,
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
     claim(workdir, {**description, **_classifier(found)}, tokenizer)
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not saved_steps(workdir / "checkpoints"):
         found.passport.write(workdir / "passport.json")
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(0, _state(found.params), {})
@@ -82,10 +88,14 @@ def _state(params: Any) -> TrainState:
 
 
 def _classifier(found: Published) -> dict[str, Any]:
-    """What `finetune.predict` needs to know of a run, where the checkpoint is a classifier of texts or of words."""
+    """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
-    if not found.classes or heads & {"classifier", "token_classifier"} == set():
+    if not heads & {"classifier", "token_classifier"}:
         return {}
+    kind = found.config["problem_type"] if "problem_type" in found.config else None
+    if kind not in (None, ONE_CLASS) or len(found.classes) < 2:
+        # Several classes at once, or a number: there is no task of this kind here, but the head is kept for an export.
+        return {"classes": list(found.classes)}
     model = found.network.backbone.config
     task = TextClassification(pooling="cls") if "classifier" in heads else TokenClassification()
     length = min(model.max_positions, LONGEST)
@@ -111,33 +121,60 @@ def export_run(
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    source, folder = open_run(run), Path(folder)
+    source, folder = open_run(run), Path(folder).expanduser()
+    refuse_full(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
+    model, heads = source.model, frozenset(source.params["heads"])
     family, chosen = choose(
-        source.model,
-        frozenset(source.params["heads"]),
+        model,
+        heads,
         architecture,
         imported["model_type"] if imported else "",
+        imported["architecture"] if "architecture" in imported else "",
     )
-    tokenizer = _published(source.tokenizer, source.model)
+    tokenizer = _published(source.tokenizer, model)
+    _check_tokenizer(tokenizer, family)
     ids = {
         f"{role}_token_id": getattr(tokenizer, f"{role}_id")
         for role in ("pad", "bos", "eos")
         if role in tokenizer.roles
     }
-    classes = source.description["classes"] if "classes" in source.description else ()
-    files = write(
-        folder,
-        model=source.model,
-        params=source.params,
-        family=family,
-        architecture=chosen,
-        classes=tuple(classes),
-        dtype=dtype or (imported["dtype"] if imported else "float32"),
-        config={**ids, **(imported["config"] if imported else {})},
-    )
-    tokenizer.publish(folder)
-    return chosen, files
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        files = write(
+            partial,
+            model=model,
+            params=source.params,
+            family=family,
+            architecture=chosen,
+            classes=tuple(source.description["classes"] if "classes" in source.description else ()),
+            dtype=dtype or (imported["dtype"] if imported else "float32"),
+            config={**ids, **(imported["config"] if imported else {})},
+        )
+        tokenizer.publish(partial, types=family.names_types and model.types > 1, longest=model.max_positions)
+        # A rename puts all of it there at once: what a kill leaves does not look like a checkpoint.
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return chosen, [folder / file.name for file in files]
+
+
+def _check_tokenizer(tokenizer: PublishedTokenizer, family: Family) -> None:
+    """Raise ValueError where their class would read the tokenizer, or the ids, otherwise than this run did."""
+    for fixed in family.fixed:
+        if fixed.theirs == "pad_token_id" and tokenizer.pad_id != fixed.value:
+            raise ValueError(
+                f"{family.model_type} places tokens by counting those that are not pad_token_id {fixed.value}, but this "
+                f"run's tokenizer pads with {tokenizer.pad_id} and has a token of its own there"
+            )
+    if family.tokenizer_kinds and tokenizer.kind not in family.tokenizer_kinds:
+        raise ValueError(
+            f"{family.model_type} is read with a tokenizer of kind {', '.join(family.tokenizer_kinds)} whatever its files "
+            f"say, but this run's is of kind {tokenizer.kind}"
+        )
 
 
 def _published(tokenizer: Tokenizer, model: TransformerConfig) -> PublishedTokenizer:

@@ -18,10 +18,9 @@ import numpy as np
 
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
-from finetune.published.families import family_of
-from finetune.published.files import WEIGHTS, read_object
+from finetune.published.family import head_module
+from finetune.published.files import FLAX, PICKLE, WEIGHTS
 from finetune.published.reading import read
-from model.heads import MaskedLMHead
 from model.network import Network, Params
 from train.restore import open_run
 
@@ -38,23 +37,23 @@ class Model(NamedTuple):
 
 
 def load(folder: str | Path) -> Model:
-    """A run folder or one checkpoint of it, or the folder of a published checkpoint.
-
-    Of a run the backbone is taken and, where it has one, the masked-LM head; of a published one the heads of its class.
+    """A run folder or one checkpoint of it, or the folder of a published checkpoint; with all of its heads.
 
     Raises:
       FileNotFoundError, ValueError: it is neither, or damaged.
     """
     path = Path(folder).expanduser()
-    if any(path.glob(WEIGHTS + "*")) or any(path.glob("pytorch_model.bin")):
+    if any(path.glob(WEIGHTS + "*")) or (path / PICKLE).exists() or (path / FLAX).exists():
         found = read(path)
-        tokenizer = published_tokenizer(path, family_of(read_object(path / "config.json")).model_type)
+        tokenizer = published_tokenizer(path, found.family.model_type)
         return Model(found.network, jax.device_put(found.params), tokenizer)
     source = open_run(path)
-    heads = {"masked_lm": MaskedLMHead(source.model)}
-    kept = {name: head for name, head in heads.items() if name in source.params["heads"]}
-    params = {**source.params, "heads": {name: source.params["heads"][name] for name in kept}}
-    return Model(Network(source.model.build(), tuple(kept.items())), jax.device_put(params), source.tokenizer)
+    if "objective" in source.description:
+        heads = tuple(source.stored("objective").heads(source.model))
+    else:
+        classes = len(source.description["classes"]) if "classes" in source.description else 0
+        heads = tuple((name, head_module(name, source.model, classes)) for name in source.params["heads"])
+    return Model(Network(source.model.build(), heads), jax.device_put(source.params), source.tokenizer)
 
 
 def rows(
@@ -77,6 +76,8 @@ def rows(
     if not texts:
         raise ValueError("there are no texts")
     pair = isinstance(texts[0], tuple)
+    if any(isinstance(text, tuple) != pair for text in texts):
+        raise ValueError("some texts are pairs and some are not: give rows of each kind by themselves")
     frame = model.tokenizer.frame(pair=pair)
     parts = [(text[0], text[1]) if isinstance(text, tuple) else (text, "") for text in texts]
     first, second = (model.tokenizer.encode_batch([part[i] for part in parts]) for i in (0, 1))

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.implementations import ByteLevelBPETokenizer
 
 from data.frame import Frame
@@ -118,16 +119,19 @@ def test_it_travels_in_one_file(wordpiece, bytes_of, tmp_path):
             assert [again.encode(t) for t in TEXTS] == tokenizer.encode_batch(TEXTS)
         out = tmp_path / f"published-{tokenizer.kind}"
         out.mkdir()
-        tokenizer.publish(out)
+        tokenizer.publish(out, types=True, longest=99)
         again = published_tokenizer(out)
         assert again.roles == tokenizer.roles and again.frame(True) == tokenizer.frame(True)
         assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+        config = json.loads((out / "tokenizer_config.json").read_text())
+        assert config["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
+        assert config["model_max_length"] == 99
 
 
 def test_limits_of_a_file_do_not_cut_or_fill_texts(wordpiece, tmp_path):
     out = tmp_path / "limited"
     out.mkdir()
-    wordpiece.publish(out)
+    wordpiece.publish(out, types=True, longest=99)
     settings = json.loads((out / "tokenizer.json").read_text())
     cut = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     fill = {
@@ -179,3 +183,76 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"lacks \['\[CLS\]', '\[SEP\]', '\[UNK\]'\]"):
         published_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_may_hold_other_line_ends(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS[:5], "\u2028", "film"]) + "\n", encoding="utf-8")
+    assert published_tokenizer(tmp_path).encode("film") == [6]
+
+
+def test_words_are_read_as_after_a_space_also_where_bytes_come_second(tmp_path):
+    """Qwen and Llama 3 split by a pattern before they take bytes."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(sorted(letters))}, []))
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    made.decoder = decoders.ByteLevel()
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = published_tokenizer(tmp_path)
+    for word in ("don't", "2024", "film"):
+        ids, owners = tokenizer.encode_words([word])
+        assert ids == tokenizer.encode(" " + word) and set(owners) == {0}
+        assert tokenizer.decode(ids) == " " + word
+
+
+def test_files_of_older_versions_that_leave_types_out(wordpiece, tmp_path):
+    out = tmp_path / "old"
+    out.mkdir()
+    wordpiece.publish(out, types=True, longest=99)
+    settings = json.loads((out / "tokenizer.json").read_text())
+    del settings["model"]["type"]
+    (out / "tokenizer.json").write_text(json.dumps(settings))
+    old = published_tokenizer(out)
+    assert old.kind == "wordpiece"
+    np.testing.assert_array_equal(old.word_starts, wordpiece.word_starts)
+
+
+def test_tokenizers_that_cannot_be_assembled_are_named(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "BertJapaneseTokenizer"}))
+    with pytest.raises(ValueError, match="vocab.txt of a BertJapaneseTokenizer needs its tokenizer.json"):
+        published_tokenizer(tmp_path)
+    settings.write_text(json.dumps({"do_lower_case": "yes"}))
+    with pytest.raises(ValueError, match="do_lower_case is 'yes', neither true nor false"):
+        published_tokenizer(tmp_path)
+    settings.write_text(json.dumps({"cls_token": {"x": 1}}))
+    with pytest.raises(ValueError, match="cls_token is .*, which is no token"):
+        published_tokenizer(tmp_path)
+    settings.unlink()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<new>": 12, "<newer>": 13}))
+    assert published_tokenizer(tmp_path).encode("film <newer>") == [6, 13]
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<new>": 40}))
+    with pytest.raises(ValueError, match="gives '<new>' the id 40, but it is 12"):
+        published_tokenizer(tmp_path)
+
+
+def test_a_mask_takes_the_space_before_it(bytes_of):
+    roberta = bytes_of("roberta")
+    assert roberta.encode("a <mask> film") == [
+        *roberta.encode("a"),
+        roberta.mask_id,
+        *roberta.encode(" film"),
+    ]
+
+
+def test_t5s_sentinels_stand_behind_its_vocabulary_the_first_last(sentencepiece_model, tmp_path):
+    (tmp_path / "spiece.model").write_bytes(sentencepiece_model)
+    tokenizer = published_tokenizer(tmp_path, "t5")
+    size = SentencePieceTokenizer(sentencepiece_model).vocab_size
+    assert tokenizer.encode("<extra_id_0>") == [size + 99] and tokenizer.encode("<extra_id_99>") == [size]
+    (tmp_path / "spiece.model").write_bytes(b"")
+    with pytest.raises(ValueError, match="this SentencePiece model is no Unigram|has no pieces"):
+        published_tokenizer(tmp_path, "t5")

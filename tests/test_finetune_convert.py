@@ -1,17 +1,26 @@
 """Through both doors: a run becomes a published checkpoint and a run again, and says the same at every station."""
 
+import json
+import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from data.published_tokenizer import PublishedTokenizer
 from finetune.build import fine_tune
 from finetune.convert import export_run, import_run, main
 from finetune.predict import load, predict
+from finetune.published.bert import XLM_ROBERTA
 from finetune.published.files import read_object
 from finetune.published.reading import read
+from finetune.published.writing import write
+from model.bert import RobertaConfig
+from model.network import Network
 from tests.tuned import settings
 from train.checkpoint import flat
 from train.cli import one_line_errors
@@ -91,25 +100,79 @@ def test_the_command_line_imports_twice_and_refuses_another(published, tmp_path,
     assert "holds another experiment" in capsys.readouterr().err
 
 
+def test_another_checkpoint_of_the_same_shape_is_refused(published, tmp_path):
+    import_run(published[0], tmp_path / "run")
+    shutil.copytree(published[0], tmp_path / "other")
+    tensors = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({name: x + 1 for name, x in tensors.items()}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds another experiment.*\n.*imported.weights"):
+        import_run(tmp_path / "other", tmp_path / "run")
+    assert read_json(tmp_path / "run" / "passport.json")["source"] == str(published[0])
+
+
+def test_an_export_appears_whole_or_not_at_all(pretrained, tmp_path, monkeypatch):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "tokenizer.json").write_text("mine")
+    with pytest.raises(ValueError, match="taken already holds tokenizer.json: choose another folder"):
+        export_run(pretrained, tmp_path / "taken")
+
+    def fails(*_, **__):
+        raise ValueError("no space left")
+
+    monkeypatch.setattr(PublishedTokenizer, "publish", fails)
+    with pytest.raises(ValueError, match="no space left"):
+        export_run(pretrained, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"problem_type": "multi_label_classification"}, {"id2label": {"0": "score"}}]
+)
+def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, tmp_path, changes):
+    export_run(sentiment[0], tmp_path / "out")
+    config = read_object(tmp_path / "out" / "config.json") | changes
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    if "id2label" in changes:
+        tensors = load_file(tmp_path / "out" / "model.safetensors")
+        cut = {name: x[:1] if name.startswith("classifier.") else x for name, x in tensors.items()}
+        save_file(cut, tmp_path / "out" / "model.safetensors")
+    import_run(tmp_path / "out", tmp_path / "run")
+    with pytest.raises(ValueError, match="has no 'experiment'"):
+        load(tmp_path / "run")
+    assert export_run(tmp_path / "run", tmp_path / "again")[0] == "BertForSequenceClassification"
+    again = read_object(tmp_path / "again" / "config.json")
+    assert all(again[key] == value for key, value in changes.items())
+
+
+def test_a_fine_tuned_run_remembers_which_family_it_came_from(pretrained, tables, tmp_path):
+    family, model = (
+        XLM_ROBERTA,
+        RobertaConfig(vocab_size=150, layers=1, width=16, heads=2, mlp_width=16, max_positions=32),
+    )
+    network = Network(model.build())
+    params = jax.device_get(network.init(jax.random.key(0)))
+    write(tmp_path / "there", model=model, params=params, family=family, architecture="XLMRobertaModel")
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz"]
+    unigram = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=3))
+    unigram.add_special_tokens(words[:5])
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    unigram.save(str(tmp_path / "there" / "tokenizer.json"))
+    import_run(tmp_path / "there", tmp_path / "imported")
+    fine_tune(settings(tmp_path / "imported", tables, steps=2), tmp_path / "tuned", quiet=True)
+    assert export_run(tmp_path / "tuned", tmp_path / "back")[0] == "XLMRobertaForSequenceClassification"
+    assert read_object(tmp_path / "back" / "config.json")["model_type"] == "xlm-roberta"
+
+
 def test_no_torch_is_needed_or_imported(published):
     code = (
         "import sys\n"
         "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import finetune.convert, finetune.states\n"
         "from finetune.published.reading import read\n"
         f"print(len(read({str(published[0])!r}).passport.entries))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 20
-
-
-def test_a_checkpoint_is_called_in_five_lines(published):
-    """The README's snippet."""
-    found = read(published[0])
-    encode = jax.jit(lambda params, batch: found.network.bind(params).encode(batch["tokens"], batch))
-    tokens = np.arange(8, dtype=np.int32)[None]
-    batch = {
-        "tokens": tokens,
-        "segment_ids": np.ones_like(tokens),
-        "positions": np.arange(8, dtype=np.int32)[None],
-    }
-    assert encode(found.params, batch).shape == (1, 8, 16)

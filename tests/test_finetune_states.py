@@ -1,9 +1,12 @@
 """The library's door: texts to hidden states, the same from a run and from its published form."""
 
+import jax
 import numpy as np
 import pytest
 
 from finetune.convert import export_run
+from finetune.predict import load as load_classifier
+from finetune.predict import predict
 from finetune.states import hidden_states, load, logits, rows
 
 TEXTS = ["a fine film", "dull plot and a story that ends", "anna"]
@@ -24,6 +27,16 @@ def test_a_run_and_its_published_form_say_the_same(models):
     for function in (hidden_states, logits):
         np.testing.assert_array_equal(function(ours, batch), function(published, batch))
     assert logits(ours, batch).shape == (*batch["tokens"].shape, ours.network.backbone.config.vocab_size)
+
+
+def test_all_heads_come_along(sentiment):
+    model = load(sentiment[0])
+    batch = rows(model, TEXTS)
+    bound = model.network.bind(model.params)
+    pooled = bound.head("pooler", hidden_states(model, batch)[:, 0])
+    said = jax.nn.softmax(bound.head("classifier", pooled))
+    expected = [list(one.probabilities.values()) for one in predict(load_classifier(sentiment[0]), TEXTS)]
+    np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
 def test_padding_changes_nothing(models):
@@ -48,6 +61,8 @@ def test_rows_that_cannot_be_are_refused(models):
     ours, _ = models
     with pytest.raises(ValueError, match="there are no texts"):
         rows(ours, [])
+    with pytest.raises(ValueError, match="some texts are pairs and some are not"):
+        rows(ours, ["a", ("a", "b")])
     with pytest.raises(ValueError, match="rows of 64 tokens: 2 are the frame, and the model can place 32"):
         rows(ours, TEXTS, length=64)
     assert rows(ours, ["story " * 100])["tokens"].shape == (1, 32)

@@ -148,6 +148,7 @@ BERT = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     ignored=_BUFFERS,
+    names_types=True,
 )
 
 
@@ -251,4 +252,5 @@ ELECTRA = Family(
     },
     copies={"generator_lm_head.weight": "{p}embeddings.word_embeddings.weight"},
     ignored=_BUFFERS,
+    names_types=True,
 )

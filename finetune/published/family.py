@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from flax import linen as nn
 
@@ -39,6 +39,8 @@ class Fixed:
     value: Any
     accepted: tuple[Any, ...] = ()
     """Other ways to say the same."""
+    only: str = ""
+    """The class of theirs that reads it; empty is every class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,36 +69,41 @@ class Family:
     choose: Callable[[Json], type[TransformerConfig]] | None = None
     bare: Callable[[Any], Any] = lambda model: model
     """Our config for a file of the bare backbone, which has no table of the logits."""
+    tokenizer_kinds: tuple[str, ...] = ()
+    """Kinds of tokenizers that their class of it can be; empty is any."""
+    names_types: bool = False
+    """Whether their models take token_type_ids."""
 
-    def read_config(self, theirs: Json) -> TransformerConfig:
-        """Our config of a config.json; ValueError for what our model does not compute."""
-        for fixed in self.fixed:
-            found = theirs[fixed.theirs] if fixed.theirs in theirs else fixed.value
-            if found != fixed.value and found not in fixed.accepted:
-                raise ValueError(
-                    f"config.json: {fixed.theirs} is {found!r}, but {self.config.__name__} computes {fixed.value!r} only"
-                )
-        kind = self.config if self.choose is None else self.choose(theirs)
-        given = {f.ours: self._number(theirs, f, kind) for f in self.fields}
+    def read_config(self, theirs: Json, architecture: str = "") -> TransformerConfig:
+        """Our config of a config.json; ValueError for what our model (or this class of theirs) does not compute."""
         try:
-            return kind(**given, **self.read_more(theirs))
-        except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError) as error:
+            kind = self.config if self.choose is None else self.choose(theirs)
+            self._check_fixed(theirs, architecture)
+            hints = get_type_hints(kind)
+            given = {f.ours: self._number(theirs, f, hints[f.ours]) for f in self.fields}
+            more = self.read_more(theirs)
+            for name, value in more.items():
+                if not _fits(value, hints[name]):
+                    raise ValueError(f"{name} would be {value!r}, which is no {_spelled(hints[name])}")
+            return kind(**given, **more)
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"config.json: {str(error).removeprefix('config.json: ')}") from error
 
-    def _number(self, theirs: Json, field: Field, kind: type[TransformerConfig]) -> Any:
+    def _check_fixed(self, theirs: Json, architecture: str) -> None:
+        for fixed in self.fixed:
+            found = theirs[fixed.theirs] if fixed.theirs in theirs else fixed.value
+            if fixed.only not in ("", architecture) or found == fixed.value or found in fixed.accepted:
+                continue
+            raise ValueError(
+                f"{fixed.theirs} is {found!r}, but {fixed.only or self.config.__name__} computes {fixed.value!r} only here"
+            )
+
+    def _number(self, theirs: Json, field: Field, wanted: Any) -> Any:
         if field.theirs not in theirs and field.default is None:
-            raise ValueError(
-                f"config.json: {field.theirs} is missing, and {self.model_type} has no default for it"
-            )
+            raise ValueError(f"{field.theirs} is missing, and {self.model_type} has no default for it")
         value = theirs[field.theirs] if field.theirs in theirs else field.default
-        wanted = get_type_hints(kind)[field.ours]
-        fits = isinstance(value, int) or (
-            wanted is float and isinstance(value, float) and math.isfinite(value)
-        )
-        if not fits or isinstance(value, bool) or abs(value) >= _TOO_LARGE:
-            raise ValueError(
-                f"config.json: {field.theirs} is {value!r}, which is no {wanted.__name__} for {field.ours}"
-            )
+        if not _fits(value, wanted):
+            raise ValueError(f"{field.theirs} is {value!r}, which is no {_spelled(wanted)} for {field.ours}")
         return value - field.offset
 
     def write_config(self, model: TransformerConfig) -> dict[str, Any]:
@@ -109,9 +116,24 @@ class Family:
         """Rules of the backbone and of these heads."""
         return self.backbone(model, prefix) + head_rules(heads, prefix)
 
-    def architecture_of(self, heads: frozenset[str]) -> str | None:
-        """The class with exactly these heads, if there is one."""
-        return next((name for name, own in self.architectures.items() if frozenset(own) == heads), None)
+    @property
+    def bare_architecture(self) -> str:
+        """Their class without a head of its own."""
+        return next(iter(self.architectures))
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value of JSON is of the type of a field, and of a size that a model could have."""
+    options = get_args(wanted) or (wanted,)
+    if value is None or isinstance(value, bool):
+        return type(value) in options
+    if isinstance(value, int):
+        return (int in options or float in options) and abs(value) < _TOO_LARGE
+    return isinstance(value, float) and float in options and math.isfinite(value)
+
+
+def _spelled(wanted: Any) -> str:
+    return wanted.__name__ if isinstance(wanted, type) else str(wanted)
 
 
 def head_rules(heads: Heads, prefix: str) -> Rules:

@@ -3,6 +3,7 @@
 Knows no family. The format's own library reads headers; a file of another kind or a damaged one is one clear error.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+FLAX = "flax_model.msgpack"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD_BYTES = 5_000_000_000
 _LARGEST_JSON = 50_000_000
@@ -55,6 +57,15 @@ class PublishedFiles:
             if stored.dtype in FLOATS:
                 sizes[stored.dtype] = sizes.get(stored.dtype, 0) + int(np.prod(stored.shape))
         return FLOATS[max(sizes, key=lambda name: sizes[name])] if sizes else "float32"
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file of weights, by its name."""
+        paths = sorted({stored.file for stored in self.tensors.values()})
+        found = {}
+        for path in paths:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
 
     def fetch(self, name: str) -> np.ndarray:
         """One tensor in its own dtype."""
@@ -103,6 +114,11 @@ def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str] | None]]:
             f"{folder / PICKLE} is a pickle, which may run code when it is read, so it is not. Where PyTorch is installed "
             f"and you trust the file: {line}"
         )
+    if (folder / FLAX).exists():
+        raise ValueError(
+            f"{folder / FLAX} is of transformers 4. There: AutoModel.from_pretrained({str(folder)!r}, "
+            f"from_flax=True).save_pretrained({str(folder)!r})"
+        )
     raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
 
 
@@ -129,11 +145,9 @@ def write_files(
     """config.json and the tensors, in files of at most `shard_bytes` (a larger tensor has one of its own).
 
     Raises:
-      FileExistsError: the folder holds a checkpoint already.
+      ValueError: the folder holds something already.
     """
-    present = [name for name in ("config.json", WEIGHTS, INDEX) if (folder / name).exists()]
-    if present:
-        raise ValueError(f"{folder} already holds {present[0]}: choose another folder")
+    refuse_full(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written: list[tuple[Path, list[str], int]] = []
     shard: dict[str, np.ndarray] = {}
@@ -162,6 +176,13 @@ def write_files(
         write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
     write_object(folder / "config.json", config)
     return files
+
+
+def refuse_full(folder: Path) -> None:
+    """Raise ValueError if there is anything in the folder: nothing is overwritten."""
+    present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if present:
+        raise ValueError(f"{folder} already holds {present[0]}: choose another folder")
 
 
 def write_object(path: Path, value: Mapping[str, Any]) -> None:

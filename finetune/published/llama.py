@@ -111,7 +111,13 @@ def _more(
 
 
 def _family(
-    model_type: str, name: str, config: type[LlamaConfig], *fixed: Fixed, own_head_size: bool, window: bool
+    model_type: str,
+    name: str,
+    config: type[LlamaConfig],
+    *fixed: Fixed,
+    own_head_size: bool,
+    window: bool,
+    tokenizer_kinds: tuple[str, ...] = (),
 ) -> Family:
     read, write = _more(own_head_size, window)
     return Family(
@@ -135,6 +141,7 @@ def _family(
         copies={"lm_head.weight": "{p}embed_tokens.weight"},
         ignored={r".*\.rotary_emb\.inv_freq": "no parameter: the rates of rotary positions"},
         bare=lambda model: dataclasses.replace(model, tied=True),
+        tokenizer_kinds=tokenizer_kinds,
         read_more=read,
         write_more=write,
     )
@@ -145,5 +152,13 @@ _NO_WINDOW = Fixed("use_sliding_window", False)
 
 LLAMA = _family("llama", "Llama", LlamaConfig, *_NO_BIAS, own_head_size=False, window=False)
 MISTRAL = _family("mistral", "Mistral", MistralConfig, own_head_size=True, window=True)
-QWEN2 = _family("qwen2", "Qwen2", Qwen2Config, _NO_WINDOW, own_head_size=False, window=False)
+QWEN2 = _family(
+    "qwen2",
+    "Qwen2",
+    Qwen2Config,
+    _NO_WINDOW,
+    own_head_size=False,
+    window=False,
+    tokenizer_kinds=("bytes",),
+)
 QWEN3 = _family("qwen3", "Qwen3", Qwen3Config, _NO_WINDOW, _NO_BIAS[0], own_head_size=True, window=False)

@@ -112,6 +112,8 @@ MODERN_BERT = Family(
         Fixed("mlp_bias", False),
         Fixed("norm_bias", False),
         Fixed("classifier_bias", False),
+        # Their backbones say "mean", too, and do not read it.
+        Fixed("classifier_pooling", "cls", only="ModernBertForSequenceClassification"),
         Fixed("global_attn_every_n_layers", ModernBertConfig.global_every),
         Fixed("tie_word_embeddings", True),
     ),

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from train.tree import nest
 _OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 """How norms were written before 2019; some files still have it."""
 _SHOWN = 8
+_MOST_CLASSES = 1_000_000
 
 
 class Published(NamedTuple):
@@ -38,6 +39,8 @@ class Published(NamedTuple):
     """Names of the classifier's classes, where it has one."""
     dtype: str
     """The dtype of most of its numbers."""
+    digests: dict[str, str]
+    """SHA-256 of each file of weights."""
     config: dict[str, Any]
     """Its config.json."""
 
@@ -49,7 +52,11 @@ class _Plan:
     files: PublishedFiles
     family: Family
     model: TransformerConfig
+    without_logits: bool
+    """Whether the class leaves the table of the logits behind that config.json says there is."""
     architecture: str
+    asked: bool
+    """Whether the user named the class."""
     prefix: str
     spelled: dict[str, str]
     """Name as it is today -> name in the file."""
@@ -99,32 +106,62 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
         architecture=plan.architecture,
         classes=classes,
         dtype=plan.files.dtype,
+        digests=plan.files.digests(),
         config=plan.files.config,
     )
 
 
 def _plan(files: PublishedFiles, architecture: str) -> _Plan:
     family = family_of(files.config)
-    named = files.config["architectures"] if "architectures" in files.config else None
-    bare = next(iter(family.architectures))
-    chosen = architecture or (named[0] if isinstance(named, list) and named else bare)
+    spelled = {_today(name): name for name in files.tensors}
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in spelled) else ""
+    chosen = architecture or _fullest(family, _named(family, files.config), prefix, spelled)
     if chosen not in family.architectures:
         raise ValueError(
             f"architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
             f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
         )
-    model = family.read_config(files.config)
-    model = family.bare(model) if chosen == bare else model
-    spelled = {_today(name): name for name in files.tensors}
-    prefixed = family.prefix and any(name.startswith(family.prefix) for name in spelled)
+    stated = family.read_config(files.config, chosen)
+    model = family.bare(stated) if chosen == family.bare_architecture else stated
     return _Plan(
         files=files,
         family=family,
         model=model,
+        without_logits=model != stated,
         architecture=chosen,
-        prefix=family.prefix if prefixed else "",
+        asked=bool(architecture),
+        prefix=prefix,
         spelled=spelled,
     )
+
+
+def _named(family: Family, config: dict[str, Any]) -> str:
+    """The class that config.json names; where it names none, the bare one."""
+    names = config["architectures"] if "architectures" in config else None
+    if names is None or names == []:
+        return family.bare_architecture
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise ValueError(f"config.json: architectures is {names!r}, which is no list of names")
+    return names[0]
+
+
+def _fullest(family: Family, named: str, prefix: str, spelled: Mapping[str, str]) -> str:
+    """The class with most heads of all that the file holds, among those with the heads of the named one.
+
+    Files often hold more than the class that they name: bert-base-uncased names BertForMaskedLM and has all heads of
+    BertForPreTraining.
+    """
+    if named not in family.architectures or named == family.bare_architecture:
+        return named
+    own = family.architectures[named]
+    whole = {
+        name: len(heads)
+        for name, heads in family.architectures.items()
+        if own.keys() <= heads.keys()
+        and all(heads[head] is rules for head, rules in own.items())
+        and all(rule.theirs in spelled for rule in head_rules(heads, prefix))
+    }
+    return max(whole, key=lambda name: (whole[name], name == named), default=named)
 
 
 def _today(name: str) -> str:
@@ -137,7 +174,7 @@ def _today(name: str) -> str:
 def _heads(plan: _Plan) -> Heads:
     """Those of the architecture; a bare backbone may lack its own."""
     heads = plan.family.architectures[plan.architecture]
-    if plan.architecture != next(iter(plan.family.architectures)):
+    if plan.architecture != plan.family.bare_architecture:
         return heads
     return {
         name: own
@@ -150,11 +187,15 @@ def _classes(plan: _Plan) -> tuple[str, ...]:
     """Names in the order of their numbers; their library calls two of them LABEL_0 and LABEL_1 where nothing is said."""
     config = plan.files.config
     if "id2label" in config and isinstance(config["id2label"], dict):
-        names = {int(number): str(name) for number, name in config["id2label"].items()}
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"config.json: id2label numbers its classes {sorted(names)}")
-        return tuple(names[i] for i in range(len(names)))
+        names = config["id2label"]
+        if sorted(names) != sorted(str(i) for i in range(len(names))):
+            raise ValueError(
+                f"config.json: id2label numbers its classes {sorted(names)}, not 0 to {len(names) - 1}"
+            )
+        return tuple(str(names[str(i)]) for i in range(len(names)))
     count = config["num_labels"] if "num_labels" in config else 2
+    if not isinstance(count, int) or not 0 < count <= _MOST_CLASSES:
+        raise ValueError(f"config.json: num_labels is {count!r}, which is no number of classes")
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
@@ -197,7 +238,9 @@ def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
         shape = plan.shape(name)
         entry = functools.partial(Entry, path=name, status="dropped", shape=shape, stored=shape)
         why = next((why for pattern, why in plan.family.ignored.items() if re.fullmatch(pattern, name)), "")
-        if name in copies:
+        if name in copies and plan.without_logits:
+            yield entry(why=f"the table of the logits, which {plan.architecture} has not")
+        elif name in copies:
             original = copies[name]
             if original not in plan.spelled or not np.array_equal(plan.fetch(name), plan.fetch(original)):
                 raise ValueError(
@@ -208,6 +251,8 @@ def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
             yield entry(why=why)
         elif name in others:
             yield entry(why=f"of {others[name]}, not of {plan.architecture}")
+        elif plan.asked and plan.prefix and not name.startswith(plan.prefix):
+            yield entry(why=f"of another head, not of {plan.architecture}")
         else:
             unexpected.append(f"{name} {list(shape)}")
     if unexpected:

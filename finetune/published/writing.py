@@ -1,7 +1,7 @@
 """A network of ours as a published checkpoint that the library everybody uses opens. Reads no files."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ DTYPES: Mapping[str, Any] = {
 
 
 def choose(
-    model: TransformerConfig, heads: frozenset[str], architecture: str, model_type: str
+    model: TransformerConfig, heads: frozenset[str], architecture: str, model_type: str, came_as: str = ""
 ) -> tuple[Family, str]:
     """The family and class to write.
 
@@ -34,24 +34,24 @@ def choose(
       heads: names of the heads that there are.
       architecture: the class to write, leaving heads behind that it lacks; empty takes the one with exactly these heads.
       model_type: of the checkpoint this came from, where several families have our config; or empty.
+      came_as: the class that it was read as, taken where it fits; or empty.
     """
     families = families_for(model)
     family = next((f for f in families if f.model_type == model_type), families[0])
-    known = family.architectures
+    known, bare = family.architectures, family.bare_architecture
     if architecture:
         if architecture not in known:
             raise ValueError(f"{family.model_type} has no {architecture}; choose one of {', '.join(known)}")
         lacking = sorted(known[architecture].keys() - heads)
-        if lacking and architecture != next(iter(known)):
+        if lacking and architecture != bare:
             raise ValueError(f"{architecture} has the heads {lacking}, but this run has {sorted(heads)}")
         return family, architecture
-    bare = next(iter(known))
-    exact = [name for name, own in known.items() if frozenset(own) == heads]
-    if exact:
+    fitting = [n for n, own in known.items() if own.keys() == heads or (n == bare and heads <= own.keys())]
+    if came_as in fitting:
+        return family, came_as
+    if fitting:
         # Where a bare model and one with tied logits are the same numbers, the latter says more.
-        return family, exact[-1]
-    if heads <= known[bare].keys():
-        return family, bare
+        return family, fitting[-1]
     has = {name: sorted(own) for name, own in known.items()}
     raise ValueError(
         f"no class of {family.model_type} has exactly the heads {sorted(heads)}: choose one with --architecture, which "
@@ -84,7 +84,7 @@ def write(
     """
     leaves = {"/".join(path): leaf for path, leaf in flat(params).items()}
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    bare = next(iter(family.architectures))
+    bare = family.bare_architecture
     prefix = "" if architecture == bare else family.prefix
     heads = family.architectures[architecture]
     if architecture == bare:
@@ -98,9 +98,6 @@ def write(
         with np.errstate(over="raise") if dtype == "float16" else contextlib.nullcontext():
             return np.asarray(whole if layer is None else whole[layer]).astype(DTYPES[dtype])
 
-    def written() -> Iterator[tuple[str, np.ndarray]]:
-        yield from tensors(rules, shapes, leaf)
-
     labels = {
         "id2label": {str(i): name for i, name in enumerate(classes)},
         "label2id": {name: i for i, name in enumerate(classes)},
@@ -113,4 +110,4 @@ def write(
         "dtype": dtype,
         "torch_dtype": dtype,  # the same, for their library before version 5
     }
-    return write_files(folder, described, written())
+    return write_files(folder, described, tensors(rules, shapes, leaf))
