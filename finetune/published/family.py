@@ -129,7 +129,7 @@ def _fits(value: Any, wanted: Any) -> bool:
         return type(value) in options
     if isinstance(value, int):
         return (int in options or float in options) and abs(value) < _TOO_LARGE
-    return isinstance(value, float) and float in options and math.isfinite(value)
+    return isinstance(value, float) and float in options and math.isfinite(value) and abs(value) < _TOO_LARGE
 
 
 def _spelled(wanted: Any) -> str:
