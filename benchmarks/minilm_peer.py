@@ -68,9 +68,10 @@ def train(
         {"params": [p for n, p in named if n.endswith(exempt)], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=job.learning_rate, betas=BETAS, eps=EPS)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * job.steps), job.steps)
+    steps = round(job.epochs * len(examples) / job.examples)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(WARMUP * steps), steps)
     rng, order = np.random.default_rng(seed), np.array([], int)
-    for _ in range(job.steps):
+    for _ in range(steps):
         if len(order) < job.examples:
             order = np.concatenate([order, rng.permutation(len(examples))])
         chosen, order = order[: job.examples], order[job.examples :]
