@@ -1,0 +1,30 @@
+"""BERT-mini (L4 H256) that predicts single tokens in half of the rows and spans of words in the others, on your text.
+
+Command:  python -m train configs/choice_mini.py --data.files 'corpus/*.txt' --workdir runs/choice_mini
+Result:   not yet measured.
+"""
+
+import dataclasses
+
+from data.tokenizer import MASK
+from model.bert import bert_mini
+from objectives.choice import Choice
+from objectives.masked_lm import MaskedLM
+from train.experiment import Experiment, TextData
+from train.optimizer import Optimizer
+
+LENGTH, SEGMENTS = 128, 8
+
+
+def config() -> Experiment:
+    """One objective for each row, drawn anew in every step; the last numbers are their shares."""
+    tokens = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
+    spans = dataclasses.replace(tokens, unit="span")
+    return Experiment(
+        model=dataclasses.replace(bert_mini(), vocab_size=8192),
+        objective=Choice(parts=(("tokens", tokens, 1.0), ("spans", spans, 1.0))),
+        data=TextData(length=LENGTH, max_segments=SEGMENTS),
+        optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
+        steps=20_000,
+        batch_size=64,
+    )
