@@ -2,9 +2,9 @@
 
 Command:  python -m benchmarks.objective_comparison configs/objective_comparison.py --workdir runs/objectives
 Result:   80 minutes, in parts, on 2 cores of an AMD EPYC (Zen 4), CPU only, Python 3.11, jax 0.10.2, 2026-11-22. Test
-          accuracy, part of speech / sentiment: from scratch 0.800 / 0.668, masked-lm-15 0.854 / 0.673, masked-lm-30 0.863 / 0.675, bert
-          0.845 / 0.659, electra 0.754 / 0.614; T5's encoder from scratch 0.722 / 0.629, span-corruption 0.691 / 0.592.
-          What it means: benchmarks/results/objectives.md.
+          accuracy, part of speech / sentiment: from scratch 0.800 / 0.668, masked-lm-15 0.854 / 0.673, masked-lm-30
+          0.863 / 0.675, bert 0.845 / 0.659, electra 0.754 / 0.614; T5's encoder from scratch 0.722 / 0.629,
+          span-corruption 0.691 / 0.592. What it means: benchmarks/results/objectives.md.
 
 masked-lm-15 is RoBERTa's way at this size: masks drawn anew, full rows, no next sentences. bert is BERT's: pairs, and
 ten fixed maskings of each. The encoder of span-corruption is a T5's, whose decoder is left behind; electra's generator,
