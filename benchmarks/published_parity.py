@@ -204,11 +204,10 @@ def gradients_differ(found: Published, model: Any, batch: Arrays, rng: np.random
     (there[name] * torch.tensor(weights)).sum().backward()
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(outputs(found, p, batch)[name] * weights)))(found.params)
     leaves = {"/".join(path): np.asarray(leaf) for path, leaf in flat(gradient).items()}
-    base = next(iter(found.family.architectures))
-    heads = {name: own for name, own in found.family.architectures[found.architecture].items()}
-    rules = found.family.rules(
-        found.network.backbone.config, heads, "" if found.architecture == base else found.family.prefix
-    )
+    family, own = found.family, found.family.architectures[found.architecture]
+    prefix = "" if found.architecture == family.bare_architecture else family.prefix
+    heads = {name: own[name] for name in found.params["heads"]}
+    rules = family.rules(found.network.backbone.config, heads, prefix)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     ours = tensors(rules, shapes, lambda path, n: leaves[path] if n is None else leaves[path][n])
     parameters = dict(model.named_parameters())

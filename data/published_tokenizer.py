@@ -106,12 +106,12 @@ class PublishedTokenizer:
         low = [i for i in special if i is not None and i < self.vocab_size // 2]
         return max(low) + 1 if low else 0
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
         """Number of ids: one more than the highest."""
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that decides the ids."""
         return hashlib.sha256(self._text().encode()).hexdigest()
@@ -128,7 +128,7 @@ class PublishedTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         return {i for i, token in added.items() if token.special}
 
-    @property
+    @functools.cached_property
     def kind(self) -> str:
         """How words are written: "wordpiece", "bytes" or "metaspace"."""
         if self._content["tokenizer"]["model"]["type"] == "WordPiece":

@@ -13,6 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
+from data.json_objects import read_object
 from data.published_tokenizer import FORMAT, ROLES, SPACE, PublishedTokenizer, built, of_library
 
 _LARGEST = 200_000_000
@@ -49,7 +50,7 @@ def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTo
         else:
             tokenizer = _assembled(folder, config, model_type)
         # As the library writes it: older files leave out what it takes for granted.
-        tokenizer = json.loads(built(tokenizer).to_str())
+        tokenizer = _as_json(built(tokenizer))
         roles = _roles(tokenizer, named)
         return PublishedTokenizer(
             {"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": config}
@@ -90,22 +91,18 @@ def _with_added(tokenizer: dict[str, Any], added: Mapping[str, Any]) -> dict[str
             raise ValueError(
                 f"added_tokens.json gives {token!r} the id {number}, but it is {made.token_to_id(token)}"
             )
+    return _as_json(made)
+
+
+def _as_json(made: Any) -> dict[str, Any]:
+    """The tokenizer.json of the library's object."""
     found: dict[str, Any] = json.loads(made.to_str())
     return found
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, too many for a tokenizer")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
+    """A file that need not be there."""
+    return read_object(path, _LARGEST) if path.is_file() else {}
 
 
 def _roles(tokenizer: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, str]:
@@ -148,8 +145,7 @@ def _wordpiece(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         strip_accents=_flag(config, "strip_accents", None),
         handle_chinese_chars=bool(_flag(config, "tokenize_chinese_chars", True)),
     )
-    found: dict[str, Any] = json.loads(made.to_str())
-    return found
+    return _as_json(made)
 
 
 def _byte_level(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +166,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         made.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=prefix)
     elif made.token_to_id("<|endoftext|>") is not None:
         made.add_special_tokens(["<|endoftext|>"])
-    found: dict[str, Any] = json.loads(made.to_str())
-    return found
+    return _as_json(made)
 
 
 def _t5(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +177,7 @@ def _t5(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"tokenizer_config.json: extra_ids is {count!r}, which is no number of sentinels")
     made = built(tokenizer)
     made.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(count))])
-    found: dict[str, Any] = json.loads(made.to_str())
-    return found
+    return _as_json(made)
 
 
 def from_sentencepiece(model: bytes, ends: bool) -> dict[str, Any]:
@@ -225,8 +219,7 @@ def from_sentencepiece(model: bytes, ends: bool) -> dict[str, Any]:
         made.post_processor = processors.TemplateProcessing(
             single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.eos_id)]
         )
-    found: dict[str, Any] = json.loads(made.to_str())
-    return found
+    return _as_json(made)
 
 
 def of_sentencepiece(model: bytes, framed: bool) -> PublishedTokenizer:
@@ -247,5 +240,5 @@ def of_sentencepiece(model: bytes, framed: bool) -> PublishedTokenizer:
             pair=f"{begin} $A {end} $B:1 {end}:1",
             special_tokens=[(token, ids[token]) for token in (begin, end)],
         )
-        tokenizer = json.loads(made.to_str())
+        tokenizer = _as_json(made)
     return PublishedTokenizer({"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": {}})

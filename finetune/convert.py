@@ -22,7 +22,7 @@ from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
 from finetune.published.family import Family
-from finetune.published.files import read_object, refuse_full
+from finetune.published.files import read_config, refuse_full
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
 from finetune.tasks import TextClassification, TokenClassification
@@ -57,7 +57,7 @@ def import_run(
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
     folder, workdir = Path(folder).expanduser(), Path(run).expanduser()
-    tokenizer = published_tokenizer(folder, family_of(read_object(folder / "config.json")).model_type)
+    tokenizer = published_tokenizer(folder, family_of(read_config(folder / "config.json")).model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
     model = found.network.backbone.config
     if tokenizer.vocab_size > model.vocab_size:
@@ -68,7 +68,7 @@ def import_run(
         "model_type": found.family.model_type,
         "architecture": found.architecture,
         "dtype": found.dtype,
-        "weights": found.digests,
+        "weights": found.files.digests(),
         "config": found.config,
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
@@ -215,7 +215,7 @@ class Export:
 def main(arguments: Sequence[str]) -> None:
     """Parse, convert, print the account."""
     parsed = tyro.extras.subcommand_cli_from_dict(
-        {"import": _to_import, "export": _to_export},
+        {"import": Import, "export": Export},
         prog="python -m finetune.convert",
         description=__doc__,
         args=list(arguments),
@@ -236,16 +236,6 @@ def main(arguments: Sequence[str]) -> None:
     print(
         f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files"
     )
-
-
-def _to_import(arguments: Annotated[Import, tyro.conf.arg(name="")]) -> Import:
-    """Make a run folder of a published checkpoint."""
-    return arguments
-
-
-def _to_export(arguments: Annotated[Export, tyro.conf.arg(name="")]) -> Export:
-    """Write a run as a published checkpoint."""
-    return arguments
 
 
 if __name__ == "__main__":

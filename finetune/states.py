@@ -79,9 +79,11 @@ def rows(
     if any(isinstance(text, tuple) != pair for text in texts):
         raise ValueError("some texts are pairs and some are not: give rows of each kind by themselves")
     frame = model.tokenizer.frame(pair=pair)
-    parts = [(text[0], text[1]) if isinstance(text, tuple) else (text, "") for text in texts]
-    first, second = (model.tokenizer.encode_batch([part[i] for part in parts]) for i in (0, 1))
-    longest = max(len(a) + (len(b) if pair else 0) for a, b in zip(first, second, strict=True)) + frame.added
+    parts = zip(*texts, strict=True) if pair else (texts, [""] * len(texts))
+    first, second = (
+        model.tokenizer.encode_batch(list(part)) if any(part) else [[]] * len(texts) for part in parts
+    )
+    longest = max(len(a) + len(b) for a, b in zip(first, second, strict=True)) + frame.added
     most = model.network.backbone.config.max_positions
     length = min(-(-longest // STEP) * STEP, most) if length is None else length
     room = length - frame.added

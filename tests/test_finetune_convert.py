@@ -16,7 +16,7 @@ from finetune.build import fine_tune
 from finetune.convert import export_run, import_run, main
 from finetune.predict import load, predict
 from finetune.published.bert import XLM_ROBERTA
-from finetune.published.files import read_object
+from finetune.published.files import read_config
 from finetune.published.reading import read
 from finetune.published.writing import write
 from model.bert import RobertaConfig
@@ -60,7 +60,7 @@ def test_a_run_becomes_a_published_checkpoint_and_a_run_again(pretrained, publis
 def test_fine_tuned_runs_say_the_same_there_and_back(sentiment, tmp_path):
     folder, _ = sentiment
     assert export_run(folder, tmp_path / "out")[0] == "BertForSequenceClassification"
-    assert read_object(tmp_path / "out" / "config.json")["id2label"] == {"0": "bad", "1": "good"}
+    assert read_config(tmp_path / "out" / "config.json")["id2label"] == {"0": "bad", "1": "good"}
     import_run(tmp_path / "out", tmp_path / "run")
     before, after = (predict(load(run), TEXTS) for run in (folder, tmp_path / "run"))
     for a, b in zip(before, after, strict=True):
@@ -130,7 +130,7 @@ def test_an_export_appears_whole_or_not_at_all(pretrained, tmp_path, monkeypatch
 )
 def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, tmp_path, changes):
     export_run(sentiment[0], tmp_path / "out")
-    config = read_object(tmp_path / "out" / "config.json") | changes
+    config = read_config(tmp_path / "out" / "config.json") | changes
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
     if "id2label" in changes:
         tensors = load_file(tmp_path / "out" / "model.safetensors")
@@ -140,7 +140,7 @@ def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, 
     with pytest.raises(ValueError, match="has no 'experiment'"):
         load(tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "again")[0] == "BertForSequenceClassification"
-    again = read_object(tmp_path / "again" / "config.json")
+    again = read_config(tmp_path / "again" / "config.json")
     assert all(again[key] == value for key, value in changes.items())
 
 
@@ -163,7 +163,7 @@ def test_a_fine_tuned_run_remembers_which_family_it_came_from(pretrained, tables
     import_run(tmp_path / "there", tmp_path / "imported")
     fine_tune(settings(tmp_path / "imported", tables, steps=2), tmp_path / "tuned", quiet=True)
     assert export_run(tmp_path / "tuned", tmp_path / "back")[0] == "XLMRobertaForSequenceClassification"
-    assert read_object(tmp_path / "back" / "config.json")["model_type"] == "xlm-roberta"
+    assert read_config(tmp_path / "back" / "config.json")["model_type"] == "xlm-roberta"
 
 
 def test_no_torch_is_needed_or_imported(published):

@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data.json_objects import read_object
+
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 FLAX = "flax_model.msgpack"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -39,7 +41,7 @@ class PublishedFiles:
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no folder {self.folder}")
-        self.config = read_object(self.folder / "config.json")
+        self.config = read_config(self.folder / "config.json")
         self.tensors: dict[str, Stored] = {}
         for path, expected in _weight_files(self.folder):
             found = _open(path)
@@ -78,19 +80,11 @@ class PublishedFiles:
         return array
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object."""
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file that a checkpoint must have."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {path.parent} is no published checkpoint")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, too many for a configuration")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
-    return value
+    return read_object(path, _LARGEST_JSON)
 
 
 def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str] | None]]:
@@ -99,7 +93,7 @@ def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str] | None]]:
         yield folder / WEIGHTS, None
         return
     if (folder / INDEX).exists():
-        index = read_object(folder / INDEX)
+        index = read_config(folder / INDEX)
         places = index["weight_map"] if "weight_map" in index else None
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError(f"{folder / INDEX} has no weight_map of names to files")

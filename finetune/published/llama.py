@@ -78,9 +78,10 @@ def _write_rope(model: LlamaConfig) -> dict[str, Any]:
 
 
 def _more(
-    own_head_size: bool, window: bool
+    config: type[LlamaConfig],
 ) -> tuple[Callable[[Json], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
-    """What is read and written beside plain numbers."""
+    """What is read and written beside plain numbers: a head size or a window where this config has one of its own."""
+    own = {field.name for field in dataclasses.fields(config)}
 
     def read(theirs: Json) -> dict[str, Any]:
         heads, width = theirs["num_attention_heads"], theirs["hidden_size"]
@@ -88,13 +89,13 @@ def _more(
         more = {"tied": theirs["tie_word_embeddings"] if "tie_word_embeddings" in theirs else False}
         shared = theirs["num_key_value_heads"] if "num_key_value_heads" in theirs else None
         more |= {"kv_heads": heads if shared is None else shared, **_rope(theirs)}
-        if own_head_size:
+        if "head_dim" in own:
             more["head_dim"] = head_dim
         elif head_dim * heads != width:
             raise ValueError(
                 f"config.json: head_dim {head_dim} x num_attention_heads {heads} is not hidden_size {width}"
             )
-        if window:
+        if "window" in own:
             more["window"] = theirs["sliding_window"] if "sliding_window" in theirs else 4096
         return more
 
@@ -105,7 +106,7 @@ def _more(
             **_write_rope(model),
         }
         more["head_dim"] = model.head_dim
-        return {**more, "sliding_window": model.window} if window else more
+        return {**more, "sliding_window": model.window} if "window" in own else more
 
     return read, write
 
@@ -115,11 +116,9 @@ def _family(
     name: str,
     config: type[LlamaConfig],
     *fixed: Fixed,
-    own_head_size: bool,
-    window: bool,
     tokenizer_kinds: tuple[str, ...] = (),
 ) -> Family:
-    read, write = _more(own_head_size, window)
+    read, write = _more(config)
     return Family(
         model_type=model_type,
         config=config,
@@ -150,15 +149,7 @@ def _family(
 _NO_BIAS = (Fixed("attention_bias", False), Fixed("mlp_bias", False))
 _NO_WINDOW = Fixed("use_sliding_window", False)
 
-LLAMA = _family("llama", "Llama", LlamaConfig, *_NO_BIAS, own_head_size=False, window=False)
-MISTRAL = _family("mistral", "Mistral", MistralConfig, own_head_size=True, window=True)
-QWEN2 = _family(
-    "qwen2",
-    "Qwen2",
-    Qwen2Config,
-    _NO_WINDOW,
-    own_head_size=False,
-    window=False,
-    tokenizer_kinds=("bytes",),
-)
-QWEN3 = _family("qwen3", "Qwen3", Qwen3Config, _NO_WINDOW, _NO_BIAS[0], own_head_size=True, window=False)
+LLAMA = _family("llama", "Llama", LlamaConfig, *_NO_BIAS)
+MISTRAL = _family("mistral", "Mistral", MistralConfig)
+QWEN2 = _family("qwen2", "Qwen2", Qwen2Config, _NO_WINDOW, tokenizer_kinds=("bytes",))
+QWEN3 = _family("qwen3", "Qwen3", Qwen3Config, _NO_WINDOW, _NO_BIAS[0])

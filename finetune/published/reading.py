@@ -37,12 +37,18 @@ class Published(NamedTuple):
     architecture: str
     classes: tuple[str, ...]
     """Names of the classifier's classes, where it has one."""
-    dtype: str
-    """The dtype of most of its numbers."""
-    digests: dict[str, str]
-    """SHA-256 of each file of weights."""
-    config: dict[str, Any]
-    """Its config.json."""
+    files: PublishedFiles
+    """What it was read from."""
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most of its numbers."""
+        return self.files.dtype
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json."""
+        return self.files.config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,9 +111,7 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
         family=plan.family,
         architecture=plan.architecture,
         classes=classes,
-        dtype=plan.files.dtype,
-        digests=plan.files.digests(),
-        config=plan.files.config,
+        files=plan.files,
     )
 
 

@@ -83,18 +83,17 @@ class Rule:
 Rules = tuple[Rule, ...]
 
 
-def linear(theirs: str, *ours: str, inputs: int = 1, bias: bool = True, first: int = 0) -> Rules:
+def linear(
+    theirs: str, *ours: str, inputs: int = 1, bias: bool = True, first: int = 0, turned: bool = True
+) -> Rules:
     """A PyTorch Linear of this name is our Dense (several of ours where it computes them together)."""
-    weight = Rule(f"{theirs}.weight", _leaves(ours, "kernel"), inputs, True, first)
+    weight = Rule(f"{theirs}.weight", _leaves(ours, "kernel"), inputs, turned, first)
     return (weight, Rule(f"{theirs}.bias", _leaves(ours, "bias"), 0, False, first)) if bias else (weight,)
 
 
 def conv1d(theirs: str, *ours: str, inputs: int = 1) -> Rules:
     """GPT-2's Conv1D, which is stored as [inputs, outputs]."""
-    return (
-        Rule(f"{theirs}.weight", _leaves(ours, "kernel"), inputs),
-        Rule(f"{theirs}.bias", _leaves(ours, "bias"), 0),
-    )
+    return linear(theirs, *ours, inputs=inputs, turned=False)
 
 
 def norm(theirs: str, ours: str, bias: bool = True, first: int = 0) -> Rules:

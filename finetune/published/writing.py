@@ -88,9 +88,7 @@ def write(
     prefix = "" if architecture == bare else family.prefix
     heads = family.architectures[architecture]
     if architecture == bare:
-        heads = {
-            name: own for name, own in heads.items() if any(p.startswith(f"heads/{name}/") for p in leaves)
-        }
+        heads = {name: own for name, own in heads.items() if name in params["heads"]}
     rules = family.rules(model, heads, prefix)
 
     def leaf(path: str, layer: int | None) -> np.ndarray:
