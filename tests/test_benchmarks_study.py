@@ -59,7 +59,7 @@ COMPARISON = CONFIG.replace("import Study, Task", "import Comparison, Task").rep
     t5 = T5V11Config(
         vocab_size=36, layers=1, width=16, heads=2, head_dim=8, mlp_width=32, max_positions=32, unroll=1
     )
-    spans = SpanCorruption(first_sentinel_id=35, sentinels=4, eos_id=2, inputs_length=32)
+    spans = SpanCorruption(first_sentinel_id=35, sentinels=4, eos_id=6, inputs_length=32)
     text = dataclasses.replace(pretrain.data, sentinels=4)
     arms = (
         ("masked", dataclasses.replace(pretrain, data=text)),
