@@ -48,6 +48,11 @@ HEADS = (
     ("electra", "ElectraForPreTraining"),
     ("electra", "ElectraForSequenceClassification"),
     ("modernbert", "ModernBertForSequenceClassification"),
+    ("modernbert", "ModernBertForTokenClassification"),
+    ("gpt2", "GPT2ForSequenceClassification"),
+    ("llama", "LlamaForSequenceClassification"),
+    ("llama", "LlamaForQuestionAnswering"),
+    ("qwen2", "Qwen2ForTokenClassification"),
 )
 VARIANTS = (("t5_v1_0", "t5", 1), ("llama_stretched", "llama", 1), ("llama_untied", "llama", 3))
 """Draws that come out otherwise than the first."""
@@ -114,7 +119,14 @@ def drawn_config(model_type: str, rng: np.random.Generator) -> dict[str, Any]:
         return {**grouped, "head_dim": int(rng.choice([size, 2 * size])), "rope_parameters": rope}
     if model_type == "modernbert":
         own = {"num_hidden_layers": int(rng.integers(2, 6)), "local_attention": int(rng.choice([4, 64]))}
-        return {**shape, **positions, **special, **own, "cls_token_id": 0, "sep_token_id": 2}
+        own |= {"cls_token_id": 0, "sep_token_id": 2}
+        return {
+            **shape,
+            **positions,
+            **special,
+            **own,
+            "classifier_pooling": str(rng.choice(["cls", "mean"])),
+        }
     gated = bool(rng.integers(2))
     stacks = {"num_layers": layers, "num_heads": heads, "d_kv": size, "d_ff": inner}
     kind = {"feed_forward_proj": "gated-gelu" if gated else "relu", "tie_word_embeddings": not gated}
@@ -205,8 +217,8 @@ def gradients_differ(found: Published, model: Any, batch: Arrays, rng: np.random
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(outputs(found, p, batch)[name] * weights)))(found.params)
     leaves = {"/".join(path): np.asarray(leaf) for path, leaf in flat(gradient).items()}
     family, own = found.family, found.family.architectures[found.architecture]
-    prefix = "" if found.architecture == family.bare_architecture else family.prefix
     heads = {name: own[name] for name in found.params["heads"]}
+    prefix = family.prefix_of(found.architecture)
     rules = family.rules(found.network.backbone.config, heads, prefix)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     ours = tensors(rules, shapes, lambda path, n: leaves[path] if n is None else leaves[path][n])

@@ -21,19 +21,20 @@ from data.tokenizer_files import of_sentencepiece, published_tokenizer
 from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
-from finetune.published.family import Family
+from finetune.published.family import SCORE, Family
 from finetune.published.files import read_config, refuse_full
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
 from finetune.tasks import TextClassification, TokenClassification
 from model.config import TransformerConfig
+from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
 from train.cli import one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
-from train.restore import open_run
+from train.restore import Source, open_run
 from train.state import TrainState
 from train.workdir import claim
 
@@ -90,14 +91,14 @@ def _state(params: Any) -> TrainState:
 def _classifier(found: Published) -> dict[str, Any]:
     """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
-    if not heads & {"classifier", "token_classifier"}:
+    if not heads & {"classifier", "token_classifier", SCORE}:
         return {}
     kind = found.config["problem_type"] if "problem_type" in found.config else None
     if kind not in (None, ONE_CLASS) or len(found.classes) < 2:
         # Several classes at once, or a number: there is no task of this kind here, but the head is kept for an export.
         return {"classes": list(found.classes)}
     model = found.network.backbone.config
-    task = TextClassification(pooling="cls") if "classifier" in heads else TokenClassification()
+    task = TokenClassification() if "token_classifier" in heads else TextClassification(pooling=found.pooling)
     length = min(model.max_positions, LONGEST)
     experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8)
     return {
@@ -150,7 +151,7 @@ def export_run(
             architecture=chosen,
             classes=tuple(source.description["classes"] if "classes" in source.description else ()),
             dtype=dtype or (imported["dtype"] if imported else "float32"),
-            config={**ids, **(imported["config"] if imported else {})},
+            config={**ids, **(imported["config"] if imported else {}), **_pooling(source, family)},
         )
         tokenizer.publish(partial, types=family.names_types and model.types > 1, longest=model.max_positions)
         # A rename puts all of it there at once: what a kill leaves does not look like a checkpoint.
@@ -160,6 +161,14 @@ def export_run(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return chosen, [folder / file.name for file in files]
+
+
+def _pooling(source: Source, family: Family) -> dict[str, str]:
+    """How the run pools texts, where their class asks."""
+    if not family.pooling_key or "objective" not in source.description:
+        return {}
+    objective = source.stored("objective")
+    return {family.pooling_key: objective.pooling} if isinstance(objective, SequenceClassification) else {}
 
 
 def _check_tokenizer(tokenizer: PublishedTokenizer, family: Family) -> None:

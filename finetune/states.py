@@ -19,7 +19,8 @@ import numpy as np
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
 from finetune.published.family import head_module
-from finetune.published.files import FLAX, PICKLE, WEIGHTS
+from finetune.published.files import PICKLE, WEIGHTS
+from finetune.published.flax_files import FLAX
 from finetune.published.reading import read
 from model.network import Network, Params
 from train.restore import open_run
@@ -43,7 +44,7 @@ def load(folder: str | Path) -> Model:
       FileNotFoundError, ValueError: it is neither, or damaged.
     """
     path = Path(folder).expanduser()
-    if any(path.glob(WEIGHTS + "*")) or (path / PICKLE).exists() or (path / FLAX).exists():
+    if any(any(path.glob(name + "*")) for name in (WEIGHTS, FLAX, PICKLE)):
         found = read(path)
         tokenizer = published_tokenizer(path, found.family.model_type)
         return Model(found.network, jax.device_put(found.params), tokenizer)

@@ -42,7 +42,8 @@ class TextClassification:
     """One class per text, or pair of texts."""
 
     pooling: Pooling = "mean"
-    """What stands for a text: the mean of its tokens, or its first token through the pooler, as BERT has it.
+    """What stands for a text: the mean of its tokens, its first token through the pooler, as BERT has it, or its last
+    token, as decoders have it.
     After little pretraining the first token says little: from a run of 60 steps, 2 epochs of Rotten Tomatoes
     ended at accuracy 0.49 with cls, 0.72 with mean (measured 2026-11-21, 2 layers of width 64)."""
 

@@ -72,6 +72,8 @@ class TransformerConfig(abc.ABC):
     """Whether the heads' layers of the model's width have a bias."""
     pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "tanh"
     """What the pooler does after its layer; the last is a gelu and a norm."""
+    pools_all: ClassVar[bool] = False
+    """Whether the pooler stands before every classifier: of single tokens, and of means, too."""
     encoder_decoder: ClassVar[bool] = False
     """Whether the backbone also decodes: `causal` then speaks of its encoder."""
 

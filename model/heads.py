@@ -65,6 +65,8 @@ class Classifier(nn.Module):
     classes: int
     dropout: float = 0.0
     """BERT's next-sentence head has none; fine-tuning uses the model's own rate."""
+    bias: bool = True
+    """GPT's and Llama's map of a text's last token has none."""
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
@@ -72,7 +74,7 @@ class Classifier(nn.Module):
         return Dense(
             shape=(self.config.width, self.classes),
             axes=("embed", "classes"),
-            bias=True,
+            bias=self.bias,
             dtype=self.config.compute_dtype,
             kernel_init=self.config.kernel_init(),
             name="dense",

@@ -44,6 +44,7 @@ class ModernBertConfig(TransformerConfig):
     activation: ClassVar[Activation] = "gelu"
     head_bias: ClassVar[bool] = False
     pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "gelu_norm"
+    pools_all: ClassVar[bool] = True
     gated: ClassVar[bool] = True
     positions: ClassVar[Literal["learned", "rotary", "relative"]] = "rotary"
     rotary_base: ClassVar[float | None] = 160_000.0

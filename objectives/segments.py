@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "last"]
 
 
 def membership(segment_ids_BL: jax.Array, segments: int) -> jax.Array:
@@ -40,13 +40,13 @@ def over_segments(reduce: Callable[..., jax.Array], x_BL: jax.Array, segment_ids
 
 
 def pool(hidden_BLD: jax.Array, segment_ids_BL: jax.Array, segments: int, pooling: Pooling) -> jax.Array:
-    """The first token of each segment ("cls") or the mean over its tokens ("mean").
+    """The first token of each segment ("cls"), its last ("last") or the mean over its tokens ("mean").
 
     Args:
       hidden_BLD: float[B, L, D].
       segment_ids_BL: int32[B, L], 0 is padding.
       segments: G.
-      pooling: "cls" or "mean".
+      pooling: "cls", "last" or "mean".
 
     Returns:
       pooled_BGD in the dtype of hidden_BLD; zeros for segments that a row does not have.
@@ -55,14 +55,18 @@ def pool(hidden_BLD: jax.Array, segment_ids_BL: jax.Array, segments: int, poolin
       >>> import jax.numpy as jnp
       >>> hidden = jnp.array([[[1.0], [3.0], [5.0], [9.0]]])
       >>> ids = jnp.array([[1, 1, 2, 0]])
-      >>> pool(hidden, ids, 3, "mean")[0, :, 0].tolist(), pool(hidden, ids, 3, "cls")[0, :, 0].tolist()
-      ([2.0, 5.0, 0.0], [1.0, 5.0, 0.0])
+      >>> {how: pool(hidden, ids, 3, how)[0, :, 0].tolist() for how in ("mean", "cls", "last")}
+      {'mean': [2.0, 5.0, 0.0], 'cls': [1.0, 5.0, 0.0], 'last': [3.0, 5.0, 0.0]}
     """
     member_BLG = membership(segment_ids_BL, segments)
-    if pooling == "cls":
-        first_BG = jnp.argmax(member_BLG, axis=1)
+    if pooling != "mean":
+        length = member_BLG.shape[1]
+        if pooling == "cls":
+            place_BG = jnp.argmax(member_BLG, axis=1)
+        else:
+            place_BG = length - 1 - jnp.argmax(member_BLG[:, ::-1], axis=1)
         present_BG = jnp.any(member_BLG, axis=1)
-        pooled_BGD = jnp.take_along_axis(hidden_BLD, first_BG[..., None], axis=1)
+        pooled_BGD = jnp.take_along_axis(hidden_BLD, place_BG[..., None], axis=1)
         return jnp.where(present_BG[..., None], pooled_BGD, 0)
     weights_BLG = member_BLG.astype(jnp.float32)
     total_BGD = jnp.einsum("BLG,BLD->BGD", weights_BLG, hidden_BLD, preferred_element_type=jnp.float32)

@@ -24,8 +24,8 @@ class SequenceClassification(Objective):
 
     .. math:: \sum_{s} -\log \mathrm{softmax}(W u_s + c)_{y_s}
 
-    over segments s with a label; u_s is the first token through BERT's pooler ("cls") or the mean of the
-    segment's tokens ("mean"), with the model's dropout before the linear map.
+    over segments s with a label; u_s is the first token through BERT's pooler ("cls"), the mean of the segment's tokens
+    ("mean"), with the model's dropout before the linear map, or the last token as it is ("last", where c = 0).
 
     Terms:
       nll: nats, weighted by labelled segments.
@@ -40,7 +40,8 @@ class SequenceClassification(Objective):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
-      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      >>> config = SimpleNamespace(pools_all=False)
+      >>> network = SimpleNamespace(config=config, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
       ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 2, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.array([[1, 1, 2]]),
       ...          "labels": jnp.array([[0, -1]])}
@@ -49,13 +50,14 @@ class SequenceClassification(Objective):
       [0.2877, 1.0]
 
     Reference:
-      Devlin et al., BERT, arXiv 1810.04805, section 4.1.
+      Devlin et al., BERT, arXiv 1810.04805, section 4.1; Radford et al., Improving Language Understanding by Generative
+      Pre-Training (2018), section 3.2, for the last token.
     """
 
     classes: int
     """Number of labels."""
     pooling: Pooling = "cls"
-    """What stands for the segment: its first token through the pooler, or the mean of its tokens."""
+    """What stands for the segment: its first token through the pooler, the mean of its tokens, or its last token."""
 
     def __post_init__(self) -> None:
         """A single class is nothing to learn."""
@@ -64,8 +66,13 @@ class SequenceClassification(Objective):
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
         """The pooler carries the name that next-sentence pretraining gave it, so a hand-off may keep it."""
+        if self.pooling == "last":
+            return (("score", Classifier(config, self.classes, bias=False)),)
         classifier = ("classifier", Classifier(config, self.classes, config.dropout))
-        return (("pooler", Pooler(config)), classifier) if self.pooling == "cls" else (classifier,)
+        return (("pooler", Pooler(config)), classifier) if self._has_pooler(config) else (classifier,)
+
+    def _has_pooler(self, config: TransformerConfig) -> bool:
+        return self.pooling == "cls" or config.pools_all
 
     def coefficients(self) -> dict[str, float]:
         """One term."""
@@ -78,13 +85,16 @@ class SequenceClassification(Objective):
     def check(self, config: TransformerConfig, length: int) -> None:
         """The first token of a causal backbone has seen nothing."""
         if self.pooling == "cls":
-            self.refuse_causal(config, "reads a segment off its first token (pooling cls; take mean)")
+            self.refuse_causal(config, "reads a segment off its first token (pooling cls; take last or mean)")
 
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
         """float32[B, G, classes]; also what predictions are made of."""
         segments = batch["labels"].shape[1]
         pooled_BGD = pool(hidden_BLD, batch["segment_ids"], segments, self.pooling)
-        if self.pooling == "cls":
+        if self.pooling == "last":
+            scored_BGC: jax.Array = network.head("score", pooled_BGD)
+            return scored_BGC
+        if self._has_pooler(network.config):
             pooled_BGD = network.head("pooler", pooled_BGD)
         logits_BGC: jax.Array = network.head("classifier", pooled_BGD)
         return logits_BGC

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.config import TransformerConfig
-from model.heads import Classifier
+from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, LossOut, Objective
 from objectives.cross_entropy import cross_entropy_of_logits
@@ -38,7 +38,8 @@ class TokenClassification(Objective):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
-      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      >>> config = SimpleNamespace(pools_all=False)
+      >>> network = SimpleNamespace(config=config, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
       ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 3, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.ones((1, 3), jnp.int32),
       ...          "token_labels": jnp.array([[0, 1, -1]])}
@@ -59,8 +60,9 @@ class TokenClassification(Objective):
             raise ValueError(f"classes {self.classes} is below 2")
 
     def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
-        """A linear map from each hidden state."""
-        return (("token_classifier", Classifier(config, self.classes, config.dropout)),)
+        """A linear map from each hidden state; ModernBERT's go through its pooler before."""
+        classifier = ("token_classifier", Classifier(config, self.classes, config.dropout))
+        return (("pooler", Pooler(config)), classifier) if config.pools_all else (classifier,)
 
     def coefficients(self) -> dict[str, float]:
         """One term."""
@@ -72,6 +74,8 @@ class TokenClassification(Objective):
 
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
         """float32[B, L, classes]; also what predictions are made of."""
+        if network.config.pools_all:
+            hidden_BLD = network.head("pooler", hidden_BLD)
         logits_BLC: jax.Array = network.head("token_classifier", hidden_BLD)
         return logits_BLC
 

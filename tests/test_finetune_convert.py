@@ -17,9 +17,16 @@ from finetune.convert import export_run, import_run, main
 from finetune.predict import load, predict
 from finetune.published.bert import XLM_ROBERTA
 from finetune.published.files import read_config
+from finetune.published.gpt2 import GPT2
+from finetune.published.llama import LLAMA
+from finetune.published.modern_bert import MODERN_BERT
 from finetune.published.reading import read
 from finetune.published.writing import write
+from finetune.tasks import TextClassification
 from model.bert import RobertaConfig
+from model.gpt2 import Gpt2Config
+from model.llama import LlamaConfig
+from model.modern_bert import ModernBertConfig
 from model.network import Network
 from tests.tuned import settings
 from train.checkpoint import flat
@@ -28,6 +35,7 @@ from train.describe import read_json
 from train.launch import Mesh
 from train.restore import open_run
 
+SMALL = {"vocab_size": 40, "layers": 2, "width": 16, "heads": 2, "mlp_width": 16, "max_positions": 32}
 TEXTS = ["a fine film", "dull plot", "story story awful", "anna"]
 
 
@@ -78,8 +86,6 @@ def test_fine_tuning_starts_from_an_imported_run(pretrained, published, tables, 
 
 
 def test_mean_pooled_classifiers_have_no_published_class(pretrained, published, tables, tmp_path, capsys):
-    from finetune.tasks import TextClassification
-
     task = TextClassification(pooling="mean")
     fine_tune(settings(pretrained, tables, steps=2, task=task), tmp_path / "run", quiet=True)
     arguments = ["export", str(tmp_path / "run"), "--to", str(tmp_path / "out")]
@@ -144,6 +150,43 @@ def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, 
     assert all(again[key] == value for key, value in changes.items())
 
 
+def unigram():
+    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=3))
+    tokenizer.add_special_tokens(words[:5])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "pooling", "architecture"),
+    [
+        (GPT2, Gpt2Config(**SMALL), "last", "GPT2ForSequenceClassification"),
+        (LLAMA, LlamaConfig(**SMALL, kv_heads=1, tied=False), "last", "LlamaForSequenceClassification"),
+        (MODERN_BERT, ModernBertConfig(**SMALL), "mean", "ModernBertForSequenceClassification"),
+        (MODERN_BERT, ModernBertConfig(**SMALL), "cls", "ModernBertForSequenceClassification"),
+    ],
+    ids=["gpt2", "llama", "modernbert-mean", "modernbert-cls"],
+)
+def test_a_classifier_pools_there_and_back_as_here(family, model, pooling, architecture, tables, tmp_path):
+    params = jax.device_get(Network(model.build()).init(jax.random.key(0)))
+    named = [name for name in family.architectures if name.endswith(("Model", "ForCausalLM"))][-1]
+    write(tmp_path / "there", model=model, params=params, family=family, architecture=named)
+    unigram().save(str(tmp_path / "there" / "tokenizer.json"))
+    import_run(tmp_path / "there", tmp_path / "imported")
+    task = TextClassification(pooling=pooling)
+    fine_tune(settings(tmp_path / "imported", tables, steps=4, task=task), tmp_path / "tuned", quiet=True)
+    assert export_run(tmp_path / "tuned", tmp_path / "back")[0] == architecture
+    assert not [name for name in load_file(tmp_path / "back" / "model.safetensors") if "lm_head" in name]
+    import_run(tmp_path / "back", tmp_path / "again")
+    before, after = (predict(load(tmp_path / run), TEXTS) for run in ("tuned", "again"))
+    for a, b in zip(before, after, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+
+
 def test_a_fine_tuned_run_remembers_which_family_it_came_from(pretrained, tables, tmp_path):
     family, model = (
         XLM_ROBERTA,
@@ -152,14 +195,7 @@ def test_a_fine_tuned_run_remembers_which_family_it_came_from(pretrained, tables
     network = Network(model.build())
     params = jax.device_get(network.init(jax.random.key(0)))
     write(tmp_path / "there", model=model, params=params, family=family, architecture="XLMRobertaModel")
-    words = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz"]
-    unigram = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=3))
-    unigram.add_special_tokens(words[:5])
-    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
-    unigram.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    unigram.save(str(tmp_path / "there" / "tokenizer.json"))
+    unigram().save(str(tmp_path / "there" / "tokenizer.json"))
     import_run(tmp_path / "there", tmp_path / "imported")
     fine_tune(settings(tmp_path / "imported", tables, steps=2), tmp_path / "tuned", quiet=True)
     assert export_run(tmp_path / "tuned", tmp_path / "back")[0] == "XLMRobertaForSequenceClassification"

@@ -18,7 +18,7 @@ from finetune.published.files import PublishedFiles, write_files
 from finetune.published.reading import read
 from finetune.published.writing import choose, write
 from model.encoder import encoder_tiny
-from tests.published import outputs
+from tests.published import assert_computes_the_same
 from train.checkpoint import flat
 from train.launch import Mesh
 
@@ -61,19 +61,7 @@ def written(found, folder, **more):
 
 @pytest.mark.parametrize("name", FILES)
 def test_it_computes_what_it_computes_there(name):
-    golden = np.load(GOLDEN / name / "outputs.npz")
-    batch = {key.removeprefix("in_"): golden[key] for key in golden if key.startswith("in_")}
-    found = read(GOLDEN / name)
-    here = jax.jit(lambda params: outputs(found, params, batch))(found.params)
-    compared = [key for key in golden if not key.startswith("in_")]
-    assert "hidden" in compared and set(compared) & {"logits", "of_text"}
-    for key in compared:
-        ours, theirs = np.asarray(here[key]), golden[key]
-        if theirs.shape[:2] == batch["tokens"].shape:
-            real = batch["segment_ids"] > 0
-            ours, theirs = ours[real], theirs[real]
-        assert np.abs(theirs).max() > 0.1  # the golden says something
-        assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-4, key
+    assert_computes_the_same(read(GOLDEN / name), GOLDEN / name / "outputs.npz")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -217,7 +205,8 @@ def test_an_index_names_files_of_its_own_folder_only(bert):
     index = {"weight_map": dict.fromkeys(tensors, "../elsewhere.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        ValueError, match=r"names '\.\./elsewhere\.safetensors', which is no file of this folder"
+        ValueError,
+        match=r"names '\.\./elsewhere\.safetensors', which is no \.safetensors file of this folder",
     ):
         read(folder)
 
@@ -265,16 +254,20 @@ def test_whatever_is_damaged_ends_in_one_clear_error(name, thorough, tmp_path):
     assert refused >= 4  # cut files always
 
 
-def test_a_mean_pooled_modernbert_classifier_is_not_read_as_another(tmp_path):
-    folder = tmp_path / "mean"
-    shutil.copytree(GOLDEN / "ModernBertForSequenceClassification", folder)
-    settings = json.loads((folder / "config.json").read_text()) | {"classifier_pooling": "mean"}
-    (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(
-        ValueError, match="classifier_pooling is 'mean', but ModernBertForSequenceClassification computes"
-    ):
-        read(folder)
-    assert read(folder, architecture="ModernBertModel").params["backbone"]
+def test_a_modernbert_classifier_pools_as_its_file_says(tmp_path):
+    """Both are published; the golden is of one of them, and the other says something else."""
+    name = "ModernBertForSequenceClassification"
+    shutil.copytree(GOLDEN / name, tmp_path / name)
+    path = tmp_path / name / "config.json"
+    settings = json.loads(path.read_text())
+    other = {"cls": "mean", "mean": "cls"}[settings["classifier_pooling"]]
+    path.write_text(json.dumps(settings | {"classifier_pooling": other}))
+    assert read(tmp_path / name).pooling == other
+    with pytest.raises(AssertionError, match="of_text"):
+        assert_computes_the_same(read(tmp_path / name), GOLDEN / name / "outputs.npz")
+    path.write_text(json.dumps(settings | {"classifier_pooling": "max"}))
+    with pytest.raises(ValueError, match="classifier_pooling is 'max', but there are 'cls' and 'mean'"):
+        read(tmp_path / name)
 
 
 def test_all_heads_of_a_file_come_along_whatever_class_it_names(tmp_path):
@@ -297,18 +290,26 @@ def test_a_bare_decoder_stays_one(tmp_path):
     assert choose(model, frozenset(), "", "llama")[1] == "LlamaForCausalLM"
 
 
+def test_the_table_of_the_logits_stays_out_of_a_class_without_one(tmp_path):
+    found = read(GOLDEN / "llama_untied")
+    model, family = found.network.backbone.config, found.family
+    assert not model.tied
+    write(tmp_path, model=model, params=found.params, family=family, architecture="LlamaModel")
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+
+
 def test_a_head_that_nothing_here_has_is_left_behind_if_asked(tmp_path):
-    folder = tmp_path / "scored"
+    folder = tmp_path / "chooses"
     shutil.copytree(GOLDEN / "gpt2", folder)
     put(
         folder,
-        load_file(folder / "model.safetensors") | {"score.weight": np.zeros((2, 8), np.float32)},
-        architectures=["GPT2ForSequenceClassification"],
+        load_file(folder / "model.safetensors") | {"choice.weight": np.zeros((2, 8), np.float32)},
+        architectures=["GPT2DoubleHeadsModel"],
     )
-    with pytest.raises(ValueError, match="'GPT2ForSequenceClassification' of gpt2 cannot be read"):
+    with pytest.raises(ValueError, match="'GPT2DoubleHeadsModel' of gpt2 cannot be read"):
         read(folder)
     left = [e for e in read(folder, architecture="GPT2Model").passport.entries if e.status == "dropped"]
-    assert [(e.path, e.why) for e in left] == [("score.weight", "of another head, not of GPT2Model")]
+    assert [(e.path, e.why) for e in left] == [("choice.weight", "of another head, not of GPT2Model")]
 
 
 def test_a_model_that_nobody_publishes_is_named():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from finetune.published.family import SPAN, Family, Field, Fixed, Heads
-from finetune.published.rules import Rules, linear, norm, table, vector
+from finetune.published.rules import Rules, head, linear, norm, table, vector
 from model.bert import BertConfig, DistilBertConfig, RobertaConfig
 from model.electra import ElectraConfig
 
@@ -69,11 +69,6 @@ def _masked_lm(dense: str, layer_norm: str, bias: str) -> HeadRules:
     return rules
 
 
-def _dense(theirs: str) -> HeadRules:
-    """A head that is one Linear."""
-    return lambda p, ours: linear(theirs.replace("{p}", p), f"{ours}/dense")
-
-
 _WIDTHS = (
     Field("hidden_size", "width", 768),
     Field("num_hidden_layers", "layers", 12),
@@ -95,7 +90,7 @@ _FIXED = (
     Fixed("tie_word_embeddings", True),
 )
 _BUFFERS = {r"(.*\.)?embeddings\.position_ids": "no parameter: the numbers 0, 1, 2, ..."}
-_POOLER = _dense("{p}pooler.dense")
+_POOLER = head("{p}pooler.dense")
 
 
 def _classes(
@@ -106,15 +101,15 @@ def _classes(
         f"{name}Model": bare,
         f"{name}ForMaskedLM": {"masked_lm": masked_lm},
         f"{name}ForSequenceClassification": {"pooler": pooler, "classifier": classifier},
-        f"{name}ForTokenClassification": {"token_classifier": _dense("classifier")},
-        f"{name}ForQuestionAnswering": {SPAN: _dense("qa_outputs")},
+        f"{name}ForTokenClassification": {"token_classifier": head("classifier")},
+        f"{name}ForQuestionAnswering": {SPAN: head("qa_outputs")},
     }
 
 
 _BERT_MASKED_LM = _masked_lm(
     "cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"
 )
-_NEXT_SENTENCE = _dense("cls.seq_relationship")
+_NEXT_SENTENCE = head("cls.seq_relationship")
 
 BERT = Family(
     model_type="bert",
@@ -134,7 +129,7 @@ BERT = Family(
             bare={"pooler": _POOLER},
             masked_lm=_BERT_MASKED_LM,
             pooler=_POOLER,
-            classifier=_dense("classifier"),
+            classifier=head("classifier"),
         ),
         "BertForPreTraining": {
             "masked_lm": _BERT_MASKED_LM,
@@ -170,8 +165,8 @@ def _roberta(model_type: str, name: str) -> Family:
             name,
             bare={"pooler": _POOLER},
             masked_lm=_masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias"),
-            pooler=_dense("classifier.dense"),
-            classifier=_dense("classifier.out_proj"),
+            pooler=head("classifier.dense"),
+            classifier=head("classifier.out_proj"),
         ),
         copies={
             "lm_head.decoder.weight": "{p}embeddings.word_embeddings.weight",
@@ -206,8 +201,8 @@ DISTILBERT = Family(
         "DistilBert",
         bare={},
         masked_lm=_masked_lm("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
-        pooler=_dense("pre_classifier"),
-        classifier=_dense("classifier"),
+        pooler=head("pre_classifier"),
+        classifier=head("classifier"),
     ),
     copies={"vocab_projector.weight": "{p}embeddings.word_embeddings.weight"},
     ignored=_BUFFERS,
@@ -245,8 +240,8 @@ ELECTRA = Family(
             masked_lm=_masked_lm(
                 "generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"
             ),
-            pooler=_dense("classifier.dense"),
-            classifier=_dense("classifier.out_proj"),
+            pooler=head("classifier.dense"),
+            classifier=head("classifier.out_proj"),
         ),
         "ElectraForPreTraining": {"discriminator": _discriminator},
     },

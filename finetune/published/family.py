@@ -17,6 +17,8 @@ Heads = Mapping[str, Callable[[str, str], Rules]]
 _TOO_LARGE = 2**31
 SPAN = "span"
 """Our name of the head that marks where an answer begins and ends."""
+SCORE = "score"
+"""Our name of the head that classifies a text by its last token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Family:
     """What their headed models put before the names of the backbone."""
     architectures: Mapping[str, Heads]
     """Their classes, each with its heads; the first is the bare backbone, whose own heads may be missing."""
+    prefixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Classes that put something else before the names of the backbone."""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Tensors of some files that say again what another one says: copy -> original. {p} is the prefix."""
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -67,8 +71,12 @@ class Family:
     write_more: Callable[[Any], dict[str, Any]] = lambda model: {}
     """The inverse, for config.json."""
     choose: Callable[[Json], type[TransformerConfig]] | None = None
-    bare: Callable[[Any], Any] = lambda model: model
-    """Our config for a file of the bare backbone, which has no table of the logits."""
+    with_logits: str = ""
+    """The class that alone has a table of the logits of its own; empty where none has, or all."""
+    untabled: Callable[[Any], Any] = lambda model: model
+    """Our config for the other classes."""
+    pooling_key: str = ""
+    """What config.json calls the way in which a text is pooled for its classifier; empty where there is one way only."""
     tokenizer_kinds: tuple[str, ...] = ()
     """Kinds of tokenizers that their class of it can be; empty is any."""
     names_types: bool = False
@@ -116,6 +124,16 @@ class Family:
         """Rules of the backbone and of these heads."""
         return self.backbone(model, prefix) + head_rules(heads, prefix)
 
+    def model_of(self, model: Any, architecture: str) -> Any:
+        """Our config as a file of this class has it: without a table of the logits where the class has none."""
+        return model if self.with_logits in ("", architecture) else self.untabled(model)
+
+    def prefix_of(self, architecture: str) -> str:
+        """What this class puts before the names of the backbone."""
+        if architecture == self.bare_architecture:
+            return ""
+        return self.prefixes[architecture] if architecture in self.prefixes else self.prefix
+
     @property
     def bare_architecture(self) -> str:
         """Their class without a head of its own."""
@@ -149,6 +167,8 @@ def head_module(name: str, model: TransformerConfig, classes: int) -> nn.Module:
         return Pooler(model)
     if name == "discriminator":
         return Discriminator(model)
+    if name == SCORE:
+        return Classifier(model, classes, bias=False)
     if name in ("next_sentence", SPAN):
         return Classifier(model, 2)
     return Classifier(model, classes, model.dropout)

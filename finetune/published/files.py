@@ -1,5 +1,7 @@
 """Files of a published checkpoint: config.json and safetensors, whole or sharded. Reads tensors one by one, from a map.
 
+Weights of Flax are read too, where there are no others.
+
 Knows no family. The format's own library reads headers; a file of another kind or a damaged one is one clear error.
 """
 
@@ -14,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from data.json_objects import read_object
+from finetune.published.flax_files import FLAX, FLAX_INDEX, flax_tensors, tensor_name
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-FLAX = "flax_model.msgpack"
+SAFE = ".safetensors"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_CODES = {name: code for code, name in FLOATS.items()}
 SHARD_BYTES = 5_000_000_000
 _LARGEST_JSON = 50_000_000
 _CONVERSION = (
@@ -27,7 +31,7 @@ _CONVERSION = (
 
 
 class Stored(NamedTuple):
-    """One tensor of a file, unread."""
+    """One tensor of a file."""
 
     file: Path
     shape: tuple[int, ...]
@@ -43,13 +47,26 @@ class PublishedFiles:
             raise FileNotFoundError(f"no folder {self.folder}")
         self.config = read_config(self.folder / "config.json")
         self.tensors: dict[str, Stored] = {}
+        self._held: dict[str, np.ndarray] = {}
         for path, expected in _weight_files(self.folder):
-            found = _open(path)
-            if expected is not None and expected - found.keys():
+            found = self._open(path)
+            if expected - found.keys():
                 raise ValueError(
-                    f"{path} lacks {sorted(expected - found.keys())[0]}, which {INDEX} says it has"
+                    f"{path} lacks {sorted(expected - found.keys())[0]}, which its index says it has"
                 )
             self.tensors |= found
+
+    def _open(self, path: Path) -> dict[str, Stored]:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing")
+        if path.suffix == SAFE:
+            return _header(path)
+        arrays = flax_tensors(path)
+        self._held |= arrays
+        return {
+            name: Stored(path, x.shape, _CODES[x.dtype.name] if x.dtype.name in _CODES else x.dtype.name)
+            for name, x in arrays.items()
+        }
 
     @property
     def dtype(self) -> str:
@@ -74,6 +91,8 @@ class PublishedFiles:
         stored = self.tensors[name]
         if stored.dtype not in FLOATS:
             raise ValueError(f"{name} is of dtype {stored.dtype}, not one of {', '.join(FLOATS)}")
+        if name in self._held:
+            return self._held[name]
         # Opened anew: a map that stays would keep in memory what has been read through it.
         with safe_open(stored.file, framework="numpy") as file:
             array: np.ndarray = file.get_tensor(name)
@@ -87,38 +106,39 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_object(path, _LARGEST_JSON)
 
 
-def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str] | None]]:
+def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str]]]:
     """Each file with the names that an index expects in it."""
-    if (folder / WEIGHTS).exists():
-        yield folder / WEIGHTS, None
-        return
-    if (folder / INDEX).exists():
-        index = read_config(folder / INDEX)
-        places = index["weight_map"] if "weight_map" in index else None
-        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map of names to files")
-        for name in sorted(set(places.values())):
-            if Path(name).name != name or name in ("", ".", ".."):
-                raise ValueError(f"{folder / INDEX} names {name!r}, which is no file of this folder")
-            yield folder / name, {tensor for tensor, file in places.items() if file == name}
-        return
+    for whole, index in ((WEIGHTS, INDEX), (FLAX, FLAX_INDEX)):
+        if (folder / whole).exists():
+            yield folder / whole, set()
+            return
+        if (folder / index).exists():
+            yield from _shards(folder / index)
+            return
     if (folder / PICKLE).exists():
         line = _CONVERSION.format(folder / PICKLE, folder / WEIGHTS)
         raise ValueError(
             f"{folder / PICKLE} is a pickle, which may run code when it is read, so it is not. Where PyTorch is installed "
             f"and you trust the file: {line}"
         )
-    if (folder / FLAX).exists():
-        raise ValueError(
-            f"{folder / FLAX} is of transformers 4. There: AutoModel.from_pretrained({str(folder)!r}, "
-            f"from_flax=True).save_pretrained({str(folder)!r})"
-        )
-    raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    raise FileNotFoundError(f"{folder} has none of {WEIGHTS}, {INDEX}, {FLAX} and {FLAX_INDEX}")
 
 
-def _open(path: Path) -> dict[str, Stored]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
+def _shards(index: Path) -> Iterator[tuple[Path, set[str]]]:
+    places = read_config(index)
+    places = places["weight_map"] if "weight_map" in places else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{index} has no weight_map of names to files")
+    suffix = SAFE if index.name == INDEX else Path(FLAX).suffix
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or Path(name).suffix != suffix:
+            raise ValueError(f"{index} names {name!r}, which is no {suffix} file of this folder")
+        own = {tensor for tensor, file in places.items() if file == name}
+        # Flax's index has names of Flax.
+        yield index.parent / name, own if suffix == SAFE else {tensor_name(t.split("/")) for t in own}
+
+
+def _header(path: Path) -> dict[str, Stored]:
     try:
         found = {}
         with safe_open(path, framework="numpy") as file:

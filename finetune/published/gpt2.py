@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from finetune.published.family import Family, Field, Fixed, Json
-from finetune.published.rules import Rules, conv1d, norm, table
+from finetune.published.family import SCORE, SPAN, Family, Field, Fixed, Json
+from finetune.published.rules import Rules, conv1d, head, norm, table
 from model.gpt2 import Gpt2Config
 
 OURS = "backbone/layers"
@@ -62,7 +62,13 @@ GPT2 = Family(
     ),
     backbone=_backbone,
     prefix="transformer.",
-    architectures={"GPT2Model": {}, "GPT2LMHeadModel": {}},
+    architectures={
+        "GPT2Model": {},
+        "GPT2LMHeadModel": {},
+        "GPT2ForSequenceClassification": {SCORE: head("score", bias=False)},
+        "GPT2ForTokenClassification": {"token_classifier": head("classifier")},
+        "GPT2ForQuestionAnswering": {SPAN: head("qa_outputs")},
+    },
     copies={"lm_head.weight": "{p}wte.weight"},
     ignored={r"(.*\.)?h\.\d+\.attn\.(masked_)?bias": "no parameter: the causal mask"},
     read_more=_read_more,

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from finetune.published.family import Family, Field, Fixed, Json
-from finetune.published.rules import Rules, linear, norm, table
+from finetune.published.family import SCORE, SPAN, Family, Field, Fixed, Json
+from finetune.published.rules import Rules, head, linear, norm, table
 from model.llama import LlamaConfig
 from model.mistral import MistralConfig
 from model.qwen import Qwen2Config, Qwen3Config
@@ -136,10 +136,18 @@ def _family(
         fixed=(Fixed("hidden_act", "silu"), *fixed),
         backbone=_backbone,
         prefix="model.",
-        architectures={f"{name}Model": {}, f"{name}ForCausalLM": {}},
+        prefixes={} if name == "Mistral" else {f"{name}ForQuestionAnswering": "transformer."},
+        architectures={
+            f"{name}Model": {},
+            f"{name}ForCausalLM": {},
+            f"{name}ForSequenceClassification": {SCORE: head("score", bias=False)},
+            f"{name}ForTokenClassification": {"token_classifier": head("score")},
+            f"{name}ForQuestionAnswering": {SPAN: head("qa_outputs")},
+        },
         copies={"lm_head.weight": "{p}embed_tokens.weight"},
         ignored={r".*\.rotary_emb\.inv_freq": "no parameter: the rates of rotary positions"},
-        bare=lambda model: dataclasses.replace(model, tied=True),
+        with_logits=f"{name}ForCausalLM",
+        untabled=lambda model: dataclasses.replace(model, tied=True),
         tokenizer_kinds=tokenizer_kinds,
         read_more=read,
         write_more=write,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from finetune.published.family import Family, Field, Fixed, Json
-from finetune.published.rules import Rules, linear, norm, table, vector
+from finetune.published.family import SPAN, Family, Field, Fixed, Json
+from finetune.published.rules import Rules, head, linear, norm, table, vector
 from model.modern_bert import ModernBertConfig
 
 QUERIES, HALVES = ("query", "key", "value"), ("gate", "up")
@@ -44,12 +44,15 @@ def _masked_lm(p: str, ours: str) -> Rules:
     return (*_head(p, ours), *vector("decoder.bias", f"{ours}/bias"))
 
 
-def _classifier(p: str, ours: str) -> Rules:
-    return linear("classifier", f"{ours}/dense")
+_CLASSIFIER = head("classifier")
 
 
 def _read_more(theirs: Json) -> dict[str, Any]:
-    """Which blocks are global, and the rates of both kinds, are as published or refused."""
+    """Which blocks are global, the rates of both kinds, and what is pooled, are as published or refused."""
+    if "classifier_pooling" in theirs and theirs["classifier_pooling"] not in ("cls", "mean"):
+        raise ValueError(
+            f"config.json: classifier_pooling is {theirs['classifier_pooling']!r}, but there are 'cls' and 'mean'"
+        )
     rates = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
     for key, kind in (("global_rope_theta", "full_attention"), ("local_rope_theta", "sliding_attention")):
         if key in theirs and theirs[key] is not None and theirs[key] != rates[kind]:
@@ -84,7 +87,6 @@ def _write_more(model: ModernBertConfig) -> dict[str, Any]:
         "layer_types": _layer_types(model.layers),
         "embedding_dropout": model.dropout,
         "mlp_dropout": 0.0,
-        "classifier_pooling": "cls",
         "decoder_bias": True,
     }
 
@@ -112,8 +114,6 @@ MODERN_BERT = Family(
         Fixed("mlp_bias", False),
         Fixed("norm_bias", False),
         Fixed("classifier_bias", False),
-        # Their backbones say "mean", too, and do not read it.
-        Fixed("classifier_pooling", "cls", only="ModernBertForSequenceClassification"),
         Fixed("global_attn_every_n_layers", ModernBertConfig.global_every),
         Fixed("tie_word_embeddings", True),
     ),
@@ -122,9 +122,12 @@ MODERN_BERT = Family(
     architectures={
         "ModernBertModel": {},
         "ModernBertForMaskedLM": {"masked_lm": _masked_lm},
-        "ModernBertForSequenceClassification": {"pooler": _head, "classifier": _classifier},
+        "ModernBertForSequenceClassification": {"pooler": _head, "classifier": _CLASSIFIER},
+        "ModernBertForTokenClassification": {"pooler": _head, "token_classifier": _CLASSIFIER},
+        "ModernBertForQuestionAnswering": {"pooler": _head, SPAN: _CLASSIFIER},
     },
     copies={"decoder.weight": "{p}embeddings.tok_embeddings.weight"},
+    pooling_key="classifier_pooling",
     read_more=_read_more,
     write_more=_write_more,
 )

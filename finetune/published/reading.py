@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from finetune.published.families import family_of
-from finetune.published.family import Family, Heads, head_module, head_rules
+from finetune.published.family import SCORE, Family, Heads, head_module, head_rules
 from finetune.published.files import PublishedFiles
 from finetune.published.rules import Rules, Shapes, leaf_slice
 from model.config import TransformerConfig
 from model.network import Network, Params
+from objectives.segments import Pooling
 from train.checkpoint import flat
 from train.launch import Launcher
 from train.passport import Entry, Passport
@@ -49,6 +50,14 @@ class Published(NamedTuple):
     def config(self) -> dict[str, Any]:
         """Its config.json."""
         return self.files.config
+
+    @property
+    def pooling(self) -> Pooling:
+        """What stands for a text where its class classifies texts."""
+        if any(name == SCORE for name, _ in self.network.heads):
+            return "last"
+        key = self.family.pooling_key
+        return "mean" if key in self.config and self.config[key] == "mean" else "cls"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +99,7 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
     """
     plan = _plan(PublishedFiles(folder), architecture)
     heads = _heads(plan)
-    classes = _classes(plan) if {"classifier", "token_classifier"} & heads.keys() else ()
+    classes = _classes(plan) if {"classifier", "token_classifier", SCORE} & heads.keys() else ()
     modules = tuple((name, head_module(name, plan.model, len(classes))) for name in heads)
     network = Network(plan.model.build(), modules)
     abstract = jax.eval_shape(network.init, jax.random.key(0))
@@ -118,7 +127,8 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
 def _plan(files: PublishedFiles, architecture: str) -> _Plan:
     family = family_of(files.config)
     spelled = {_today(name): name for name in files.tensors}
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in spelled) else ""
+    prefixes = (family.prefix, *family.prefixes.values())
+    prefix = next((p for p in prefixes if any(name.startswith(p) for name in spelled)), "")
     chosen = architecture or _fullest(family, _named(family, files.config), prefix, spelled)
     if chosen not in family.architectures:
         raise ValueError(
@@ -126,7 +136,7 @@ def _plan(files: PublishedFiles, architecture: str) -> _Plan:
             f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
         )
     stated = family.read_config(files.config, chosen)
-    model = family.bare(stated) if chosen == family.bare_architecture else stated
+    model = family.model_of(stated, chosen)
     return _Plan(
         files=files,
         family=family,

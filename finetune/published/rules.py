@@ -112,6 +112,11 @@ def vector(theirs: str, ours: str) -> Rules:
     return (Rule(theirs, (ours,), 0),)
 
 
+def head(theirs: str, bias: bool = True) -> Callable[[str, str], Rules]:
+    """A head that is one Linear; {p} is the prefix."""
+    return lambda p, ours: linear(theirs.replace("{p}", p), f"{ours}/dense", bias=bias)
+
+
 def _leaves(paths: Sequence[str], leaf: str) -> tuple[str, ...]:
     return tuple(f"{path}/{leaf}" for path in paths)
 

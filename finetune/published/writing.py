@@ -84,12 +84,10 @@ def write(
     """
     leaves = {"/".join(path): leaf for path, leaf in flat(params).items()}
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
-    bare = family.bare_architecture
-    prefix = "" if architecture == bare else family.prefix
     heads = family.architectures[architecture]
-    if architecture == bare:
+    if architecture == family.bare_architecture:
         heads = {name: own for name, own in heads.items() if name in params["heads"]}
-    rules = family.rules(model, heads, prefix)
+    rules = family.rules(family.model_of(model, architecture), heads, family.prefix_of(architecture))
 
     def leaf(path: str, layer: int | None) -> np.ndarray:
         whole = leaves[path]
