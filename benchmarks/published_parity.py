@@ -114,19 +114,13 @@ def drawn_config(model_type: str, rng: np.random.Generator) -> dict[str, Any]:
         own = {"head_dim": int(rng.choice([size, 2 * size])), "sliding_window": int(rng.choice([3, 100]))}
         return {**grouped, **special, **own, "rope_parameters": rope}
     if model_type == "qwen2":
-        return {**grouped, "rope_parameters": rope}
+        return {**grouped, **special, "rope_parameters": rope}
     if model_type == "qwen3":
-        return {**grouped, "head_dim": int(rng.choice([size, 2 * size])), "rope_parameters": rope}
+        return {**grouped, **special, "head_dim": int(rng.choice([size, 2 * size])), "rope_parameters": rope}
     if model_type == "modernbert":
         own = {"num_hidden_layers": int(rng.integers(2, 6)), "local_attention": int(rng.choice([4, 64]))}
-        own |= {"cls_token_id": 0, "sep_token_id": 2}
-        return {
-            **shape,
-            **positions,
-            **special,
-            **own,
-            "classifier_pooling": str(rng.choice(["cls", "mean"])),
-        }
+        own |= {"cls_token_id": 0, "sep_token_id": 2, "classifier_pooling": str(rng.choice(["cls", "mean"]))}
+        return {**shape, **positions, **special, **own}
     gated = bool(rng.integers(2))
     stacks = {"num_layers": layers, "num_heads": heads, "d_kv": size, "d_ff": inner}
     kind = {"feed_forward_proj": "gated-gelu" if gated else "relu", "tie_word_embeddings": not gated}

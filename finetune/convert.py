@@ -137,7 +137,7 @@ def export_run(
     _check_tokenizer(tokenizer, family)
     ids = {
         f"{role}_token_id": getattr(tokenizer, f"{role}_id")
-        for role in ("pad", "bos", "eos")
+        for role in ("pad", "bos", "eos", "cls", "sep")
         if role in tokenizer.roles
     }
     partial = folder.with_name(f".{folder.name}.partial")
