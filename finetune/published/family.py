@@ -41,8 +41,6 @@ class Fixed:
     value: Any
     accepted: tuple[Any, ...] = ()
     """Other ways to say the same."""
-    only: str = ""
-    """The class of theirs that reads it; empty is every class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +80,11 @@ class Family:
     names_types: bool = False
     """Whether their models take token_type_ids."""
 
-    def read_config(self, theirs: Json, architecture: str = "") -> TransformerConfig:
-        """Our config of a config.json; ValueError for what our model (or this class of theirs) does not compute."""
+    def read_config(self, theirs: Json) -> TransformerConfig:
+        """Our config of a config.json; ValueError for what our model does not compute."""
         try:
             kind = self.config if self.choose is None else self.choose(theirs)
-            self._check_fixed(theirs, architecture)
+            self._check_fixed(theirs)
             hints = get_type_hints(kind)
             given = {f.ours: self._number(theirs, f, hints[f.ours]) for f in self.fields}
             more = self.read_more(theirs)
@@ -97,14 +95,13 @@ class Family:
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"config.json: {str(error).removeprefix('config.json: ')}") from error
 
-    def _check_fixed(self, theirs: Json, architecture: str) -> None:
+    def _check_fixed(self, theirs: Json) -> None:
         for fixed in self.fixed:
             found = theirs[fixed.theirs] if fixed.theirs in theirs else fixed.value
-            if fixed.only not in ("", architecture) or found == fixed.value or found in fixed.accepted:
-                continue
-            raise ValueError(
-                f"{fixed.theirs} is {found!r}, but {fixed.only or self.config.__name__} computes {fixed.value!r} only here"
-            )
+            if found != fixed.value and found not in fixed.accepted:
+                raise ValueError(
+                    f"{fixed.theirs} is {found!r}, but {self.config.__name__} computes {fixed.value!r} only here"
+                )
 
     def _number(self, theirs: Json, field: Field, wanted: Any) -> Any:
         if field.theirs not in theirs and field.default is None:

@@ -135,7 +135,7 @@ def _plan(files: PublishedFiles, architecture: str) -> _Plan:
             f"architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
             f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
         )
-    stated = family.read_config(files.config, chosen)
+    stated = family.read_config(files.config)
     model = family.model_of(stated, chosen)
     return _Plan(
         files=files,
