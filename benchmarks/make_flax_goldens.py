@@ -18,6 +18,7 @@ LENGTH, ROWS, PADDING = 11, 3, 1
 SHAPE = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20}
 SPECIAL = {"pad_token_id": PADDING, "bos_token_id": 0, "eos_token_id": 2}
 T5 = {"d_model": 12, "d_kv": 4, "d_ff": 20, "num_layers": 2, "num_heads": 3}
+# Folders, which begin with the name of the class.
 MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("FlaxBertForMaskedLM", SHAPE),
     ("FlaxBertForPreTraining", SHAPE),
@@ -32,6 +33,10 @@ MODELS: tuple[tuple[str, dict[str, Any]], ...] = (
         "FlaxT5ForConditionalGeneration",
         {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
+    ("FlaxMistralForCausalLM", {**SHAPE, **SPECIAL, "num_key_value_heads": 1, "max_position_embeddings": 64}),
+    ("FlaxBertForQuestionAnswering", SHAPE),
+    ("FlaxRobertaForMaskedLM", {**SHAPE, **SPECIAL, "type_vocab_size": 1}),
+    ("FlaxT5ForConditionalGeneration_v1_0", T5),
 )
 
 
@@ -62,6 +67,8 @@ def outputs(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = {"hidden": out.hidden_states[-1]}
     if "prediction_logits" in out:
         return {**found, "logits": out.prediction_logits, "of_text": out.seq_relationship_logits}
+    if "start_logits" in out:
+        return {**found, "logits": np.stack([out.start_logits, out.end_logits], -1)}
     return {**found, "of_text" if "SequenceClassification" in name else "logits": out.logits}
 
 
@@ -69,7 +76,7 @@ def main(folder: Path) -> None:
     """Draw each model, save it as its users did, and note what it computes."""
     for seed, (name, arguments) in enumerate(MODELS):
         rng = np.random.default_rng(seed)
-        kind = getattr(transformers, name)
+        kind = getattr(transformers, name.split("_")[0])
         model = kind(kind.config_class(vocab_size=30, **arguments), seed=seed)
         model.params = jax.tree.map(
             lambda x, rng=rng: x + rng.normal(0, 0.2, x.shape).astype(x.dtype), model.params

@@ -56,6 +56,10 @@ class PublishedTokenizer:
         roles: Mapping[str, str] = self._content["roles"]
         return roles
 
+    def with_pad(self, token: str) -> "PublishedTokenizer":
+        """The same with this token, one that it has, as what fills a row."""
+        return PublishedTokenizer({**self._content, "roles": {**self.roles, "pad": token}})
+
     def _id(self, role: str) -> int:
         if role not in self.roles:
             raise ValueError(f"this tokenizer has no {role} token, only {dict(self.roles)}")

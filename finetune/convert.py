@@ -1,7 +1,7 @@
 """`python -m finetune.convert import DIR --to RUN` and `export RUN --to DIR`: published checkpoints in and out.
 
-DIR holds config.json, model.safetensors (or its shards) and the tokenizer's files; RUN is a run folder like any other, to
-fine-tune from with `--init RUN`. No PyTorch is needed on either way. It must not know training.
+DIR holds config.json, model.safetensors (or flax_model.msgpack, or shards) and the tokenizer's files; RUN is a run folder
+like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on either way. It must not know training.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ from train.state import TrainState
 from train.workdir import claim
 
 ONE_CLASS = "single_label_classification"
+CLASSIFIERS = frozenset({"classifier", "token_classifier", SCORE})
 LONGEST = 512
 """Tokens of a row in which an imported classifier reads texts, where its positions allow more."""
 
@@ -91,7 +92,7 @@ def _state(params: Any) -> TrainState:
 def _classifier(found: Published) -> dict[str, Any]:
     """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
-    if not heads & {"classifier", "token_classifier", SCORE}:
+    if not heads & CLASSIFIERS:
         return {}
     kind = found.config["problem_type"] if "problem_type" in found.config else None
     if kind not in (None, ONE_CLASS) or len(found.classes) < 2:
@@ -133,13 +134,21 @@ def export_run(
         imported["model_type"] if imported else "",
         imported["architecture"] if "architecture" in imported else "",
     )
-    tokenizer = _published(source.tokenizer, model)
+    written = family.architectures[chosen].keys()
+    tokenizer = _published(source.tokenizer, model, framed=bool(heads & CLASSIFIERS))
+    if SCORE in written:
+        tokenizer = _padded(tokenizer, chosen)
     _check_tokenizer(tokenizer, family)
     ids = {
         f"{role}_token_id": getattr(tokenizer, f"{role}_id")
         for role in ("pad", "bos", "eos", "cls", "sep")
         if role in tokenizer.roles
     }
+    config = {**ids, **(imported["config"] if imported else {})}
+    if SCORE in written:
+        config["pad_token_id"] = tokenizer.pad_id
+    if "classifier" in written:
+        config |= _pooling(source, family)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -151,7 +160,7 @@ def export_run(
             architecture=chosen,
             classes=tuple(source.description["classes"] if "classes" in source.description else ()),
             dtype=dtype or (imported["dtype"] if imported else "float32"),
-            config={**ids, **(imported["config"] if imported else {}), **_pooling(source, family)},
+            config=config,
         )
         tokenizer.publish(partial, types=family.names_types and model.types > 1, longest=model.max_positions)
         # A rename puts all of it there at once: what a kill leaves does not look like a checkpoint.
@@ -186,11 +195,33 @@ def _check_tokenizer(tokenizer: PublishedTokenizer, family: Family) -> None:
         )
 
 
-def _published(tokenizer: Tokenizer, model: TransformerConfig) -> PublishedTokenizer:
+def _published(tokenizer: Tokenizer, model: TransformerConfig, framed: bool) -> PublishedTokenizer:
+    """`framed`: whether the run reads framed texts, as all that classify do, and all encoders."""
     if isinstance(tokenizer, PublishedTokenizer):
         return tokenizer
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    return of_sentencepiece(tokenizer.model, framed=not model.causal and not model.encoder_decoder)
+    encoder = not model.causal and not model.encoder_decoder
+    return of_sentencepiece(tokenizer.model, framed=framed or encoder)
+
+
+def _padded(tokenizer: PublishedTokenizer, architecture: str) -> PublishedTokenizer:
+    """With a token that pads: before it, their class looks for a text's last token.
+
+    Raises:
+      ValueError: there is none to take, or texts end with it.
+    """
+    if "pad" not in tokenizer.roles:
+        if "eos" not in tokenizer.roles:
+            raise ValueError(
+                f"{architecture} finds a text's last token before the padding, but the tokenizer has neither pad nor eos"
+            )
+        tokenizer = tokenizer.with_pad(tokenizer.roles["eos"])
+    if tokenizer.frame(pair=False).after[-1:] == (tokenizer.pad_id,):
+        raise ValueError(
+            f"{architecture} finds a text's last token before the padding, but texts of this run end with "
+            f"{tokenizer.roles['pad']!r}, which pads: the token before it would be taken"
+        )
+    return tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,7 +229,7 @@ class Import:
     """Make a run folder of a published checkpoint."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder with config.json, model.safetensors or its shards, and the tokenizer's files."""
+    """Folder with config.json, model.safetensors (or flax_model.msgpack, or shards) and the tokenizer's files."""
     to: Path
     """The run folder."""
     architecture: str = ""

@@ -148,6 +148,7 @@ def test_a_comparison_has_an_arm_from_scratch_for_each_architecture(command, tmp
     assert (tmp_path / "study" / "objectives.svg").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_study_without_an_error_and_it_goes_on(command, tmp_path, capsys, monkeypatch):
     real = loop._Loop._absorb
 

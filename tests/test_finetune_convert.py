@@ -11,9 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from data.published_tokenizer import PublishedTokenizer
+from data.published_tokenizer import FORMAT, PublishedTokenizer
+from data.tokenizer_files import published_tokenizer
+from finetune import states
 from finetune.build import fine_tune
-from finetune.convert import export_run, import_run, main
+from finetune.convert import _padded, _state, export_run, import_run, main
 from finetune.predict import load, predict
 from finetune.published.bert import XLM_ROBERTA
 from finetune.published.files import read_config
@@ -23,15 +25,18 @@ from finetune.published.reading import read
 from finetune.published.writing import write
 from finetune.tasks import TextClassification
 from model.bert import RobertaConfig
+from model.gpt2 import Gpt2Config
 from model.llama import LlamaConfig
 from model.modern_bert import ModernBertConfig
 from model.network import Network
 from tests.tuned import settings
-from train.checkpoint import flat
+from train.adapter import FULL
+from train.checkpoint import Checkpoints, flat
 from train.cli import one_line_errors
-from train.describe import read_json
+from train.describe import encode, read_json
 from train.launch import Mesh
 from train.restore import open_run
+from train.workdir import claim
 
 SMALL = {"vocab_size": 40, "layers": 2, "width": 16, "heads": 2, "mlp_width": 16, "max_positions": 32}
 TEXTS = ["a fine film", "dull plot", "story story awful", "anna"]
@@ -41,6 +46,18 @@ def assert_same_params(a, b):
     assert flat(a).keys() == flat(b).keys()
     for path, leaf in flat(a).items():
         np.testing.assert_array_equal(leaf, flat(b)[path], err_msg="/".join(path))
+
+
+def assert_predict_the_same(run, folder, again):
+    """A run, and what its export becomes when it is imported."""
+    import_run(folder, again)
+    for a, b in zip(*(predict(load(run), TEXTS) for run in (run, again)), strict=True):
+        assert a.label == b.label and a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+
+
+def put_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(read_config(path) | changes))
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +84,7 @@ def test_fine_tuned_runs_say_the_same_there_and_back(sentiment, tmp_path):
     folder, _ = sentiment
     assert export_run(folder, tmp_path / "out")[0] == "BertForSequenceClassification"
     assert read_config(tmp_path / "out" / "config.json")["id2label"] == {"0": "bad", "1": "good"}
-    import_run(tmp_path / "out", tmp_path / "run")
-    before, after = (predict(load(run), TEXTS) for run in (folder, tmp_path / "run"))
-    for a, b in zip(before, after, strict=True):
-        assert a.label == b.label and a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+    assert_predict_the_same(folder, tmp_path / "out", tmp_path / "run")
 
 
 def test_fine_tuning_starts_from_an_imported_run(pretrained, published, tables, tmp_path):
@@ -172,15 +186,54 @@ def test_a_classifier_pools_there_and_back_as_here(family, model, pooling, archi
     named = [name for name in family.architectures if name.endswith(("Model", "ForCausalLM"))][-1]
     write(tmp_path / "there", model=model, params=params, family=family, architecture=named)
     unigram().save(str(tmp_path / "there" / "tokenizer.json"))
+    # As their library writes it where nobody says more, although the tokenizer pads with 1.
+    put_config(tmp_path / "there", pad_token_id=None)
     import_run(tmp_path / "there", tmp_path / "imported")
     task = TextClassification(pooling=pooling)
     fine_tune(settings(tmp_path / "imported", tables, steps=2, task=task), tmp_path / "tuned", quiet=True)
     assert export_run(tmp_path / "tuned", tmp_path / "back")[0] == architecture
     assert not [name for name in load_file(tmp_path / "back" / "model.safetensors") if "lm_head" in name]
-    import_run(tmp_path / "back", tmp_path / "again")
-    before, after = (predict(load(tmp_path / run), TEXTS) for run in ("tuned", "again"))
-    for a, b in zip(before, after, strict=True):
-        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-6)
+    said = read_config(tmp_path / "back" / "config.json")
+    # Their decoders look for the last token before the padding.
+    assert said["pad_token_id"] == (1 if pooling == "last" else None)
+    assert "classifier_pooling" not in said or said["classifier_pooling"] == pooling
+    assert_predict_the_same(tmp_path / "tuned", tmp_path / "back", tmp_path / "again")
+    export_run(tmp_path / "tuned", tmp_path / "bare", architecture=family.bare_architecture)
+    assert "classifier_pooling" not in read_config(tmp_path / "bare" / "config.json")
+
+
+def test_a_decoder_of_ours_is_classified_elsewhere_with_the_frame_it_learned(pretrained, tables, tmp_path):
+    tokenizer = open_run(pretrained).tokenizer
+    model = Gpt2Config(**SMALL | {"vocab_size": tokenizer.vocab_size})
+    params = jax.device_get(Network(model.build()).init(jax.random.key(0)))
+    claim(tmp_path / "decoder", {"model": encode(model), "adapter": encode(FULL)}, tokenizer)
+    checkpoints = Checkpoints(tmp_path / "decoder" / "checkpoints", keep=1)
+    checkpoints.save(0, _state(params), {})
+    checkpoints.close()
+    experiment = settings(
+        tmp_path / "decoder", tables, steps=2, task=TextClassification(pooling="last"), reuse_heads=()
+    )
+    fine_tune(experiment, tmp_path / "tuned", quiet=True)
+    export_run(tmp_path / "tuned", tmp_path / "out")
+    assert_predict_the_same(tmp_path / "tuned", tmp_path / "out", tmp_path / "again")
+    assert states.load(tmp_path / "decoder").params["heads"] == {}
+    export_run(tmp_path / "decoder", tmp_path / "bare")
+    framed, bare = (
+        published_tokenizer(tmp_path / name, "gpt2").frame(pair=False) for name in ("out", "bare")
+    )
+    assert framed.added == 2 and bare.added == 0
+
+
+def test_a_decoder_needs_a_token_that_pads_and_ends_no_text():
+    content = {"format": FORMAT, "tokenizer": json.loads(unigram().to_str()), "config": {}}
+    ends = PublishedTokenizer({**content, "roles": {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}})
+    assert _padded(ends, "X").pad_id == 1
+    with pytest.raises(ValueError, match=r"texts of this run end with '</s>', which pads"):
+        _padded(PublishedTokenizer({**content, "roles": {"bos": "<s>", "eos": "</s>"}}), "X")
+    with pytest.raises(ValueError, match="the tokenizer has neither pad nor eos"):
+        _padded(PublishedTokenizer({**content, "roles": {"bos": "<s>"}}), "X")
+    content["tokenizer"]["post_processor"] = None
+    assert _padded(PublishedTokenizer({**content, "roles": {"eos": "</s>"}}), "X").pad_id == 2
 
 
 def test_a_fine_tuned_run_remembers_which_family_it_came_from(pretrained, tables, tmp_path):

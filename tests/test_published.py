@@ -290,6 +290,21 @@ def test_a_bare_decoder_stays_one(tmp_path):
     assert choose(model, frozenset(), "", "llama")[1] == "LlamaForCausalLM"
 
 
+def test_a_decoder_with_a_head_that_it_does_not_name_is_no_other_class(tmp_path):
+    shutil.copytree(GOLDEN / "llama_untied", tmp_path / "more")
+    tensors = load_file(tmp_path / "more" / "model.safetensors")
+    width = tensors["model.norm.weight"].shape[0]
+    put(tmp_path / "more", tensors | {"score.weight": np.zeros((2, width), np.float32)})
+    assert not read(tmp_path / "more").params["heads"]
+
+
+def test_two_tables_that_a_config_ties_are_named_with_the_way_out(tmp_path):
+    shutil.copytree(GOLDEN / "llama_untied", tmp_path / "tied")
+    put(tmp_path / "tied", load_file(tmp_path / "tied" / "model.safetensors"), tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head\.weight differs.*set tie_word_embeddings to false"):
+        read(tmp_path / "tied")
+
+
 def test_the_table_of_the_logits_stays_out_of_a_class_without_one(tmp_path):
     found = read(GOLDEN / "llama_untied")
     model, family = found.network.backbone.config, found.family

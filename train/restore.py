@@ -97,7 +97,8 @@ def open_run(run: str | Path) -> Source:
     sides = load_params(checkpoint.parent, int(checkpoint.name))
     trainable, frozen = (sides[k] if k in sides else {} for k in ("trainable", "frozen"))
     merged = jax.tree.map(np.asarray, source.stored("adapter").merge(trainable, frozen))
-    return dataclasses.replace(source, params=merged)
+    # A checkpoint holds leaves: a run without heads has no entry for them.
+    return dataclasses.replace(source, params={"backbone": {}, "heads": {}} | merged)
 
 
 def _whole(checkpoint: Path) -> Path:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from data.json_objects import read_object
-from finetune.published.flax_files import FLAX, FLAX_INDEX, flax_tensors, tensor_name
+from finetune.published.flax_files import FLAX, FLAX_INDEX, KERNEL, flax_tensors, tensor_name
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 SAFE = ".safetensors"
@@ -36,6 +36,10 @@ class Stored(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    name: str
+    """What it is called there."""
+    turned: bool = False
+    """Whether it is there with its axes the other way round."""
 
 
 class PublishedFiles:
@@ -64,7 +68,9 @@ class PublishedFiles:
         arrays = flax_tensors(path)
         self._held |= arrays
         return {
-            name: Stored(path, x.shape, _CODES[x.dtype.name] if x.dtype.name in _CODES else x.dtype.name)
+            name: Stored(
+                path, x.shape, _CODES[x.dtype.name] if x.dtype.name in _CODES else x.dtype.name, name
+            )
             for name, x in arrays.items()
         }
 
@@ -95,8 +101,8 @@ class PublishedFiles:
             return self._held[name]
         # Opened anew: a map that stays would keep in memory what has been read through it.
         with safe_open(stored.file, framework="numpy") as file:
-            array: np.ndarray = file.get_tensor(name)
-        return array
+            array: np.ndarray = file.get_tensor(stored.name)
+        return array.T if stored.turned else array
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -142,9 +148,19 @@ def _header(path: Path) -> dict[str, Stored]:
     try:
         found = {}
         with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+            of_flax = "format" in said and said["format"] == "flax"
             for name in file.keys():  # noqa: SIM118 (no mapping)
                 part = file.get_slice(name)
-                found[name] = Stored(path, tuple(part.get_shape()), part.get_dtype())
+                shape, dtype = tuple(part.get_shape()), part.get_dtype()
+                if of_flax:
+                    keys = name.split(".")
+                    turned = keys[-1] == KERNEL
+                    found[tensor_name(keys)] = Stored(
+                        path, shape[::-1] if turned else shape, dtype, name, turned
+                    )
+                else:
+                    found[name] = Stored(path, shape, dtype, name)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     return found

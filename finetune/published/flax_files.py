@@ -11,7 +11,8 @@ from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict
 
 FLAX, FLAX_INDEX = "flax_model.msgpack", "flax_model.msgpack.index.json"
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+KERNEL = "kernel"
+_LEAVES = {KERNEL: "weight", "scale": "weight", "embedding": "weight"}
 
 
 def tensor_name(path: Sequence[str]) -> str:
@@ -45,5 +46,5 @@ def flax_tensors(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"{path} holds {type(leaf).__name__} at {'/'.join(map(str, keys))}, which is no array"
             )
-        found[tensor_name(keys)] = leaf.T if keys[-1] == "kernel" else leaf
+        found[tensor_name(keys)] = leaf.T if keys[-1] == KERNEL else leaf
     return found

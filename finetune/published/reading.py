@@ -87,7 +87,7 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
     """The network and parameters of a published checkpoint.
 
     Args:
-      folder: where its config.json and model.safetensors (or shards with their index) are.
+      folder: where its config.json and its weights are: model.safetensors, or flax_model.msgpack, or shards.
       architecture: their class whose heads are taken ("BertForMaskedLM"); empty is the one that config.json names.
       launcher: places each parameter on its devices as it is read; None leaves numpy arrays.
 
@@ -165,9 +165,9 @@ def _fullest(family: Family, named: str, prefix: str, spelled: Mapping[str, str]
     Files often hold more than the class that they name: bert-base-uncased names BertForMaskedLM and has all heads of
     BertForPreTraining.
     """
-    if named not in family.architectures or named == family.bare_architecture:
+    own = family.architectures[named] if named in family.architectures else {}
+    if not own or named == family.bare_architecture:
         return named
-    own = family.architectures[named]
     whole = {
         name: len(heads)
         for name, heads in family.architectures.items()
@@ -257,8 +257,11 @@ def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
         elif name in copies:
             original = copies[name]
             if original not in plan.spelled or not np.array_equal(plan.fetch(name), plan.fetch(original)):
+                untied = (
+                    "; for two, set tie_word_embeddings to false there" if plan.family.with_logits else ""
+                )
                 raise ValueError(
-                    f"{name} differs from {original}, but {plan.family.config.__name__} has one tensor for both"
+                    f"{name} differs from {original}, but config.json asks for one for both{untied}"
                 )
             yield entry(why=f"says again what {original} says")
         elif why:
