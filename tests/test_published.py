@@ -18,6 +18,8 @@ from finetune.published.files import PublishedFiles, write_files
 from finetune.published.reading import read
 from finetune.published.writing import choose, write
 from model.encoder import encoder_tiny
+from objectives.sequence_classification import SequenceClassification
+from objectives.token_classification import TokenClassification
 from tests.published import assert_computes_the_same
 from train.checkpoint import flat
 from train.launch import Mesh
@@ -62,6 +64,25 @@ def written(found, folder, **more):
 @pytest.mark.parametrize("name", FILES)
 def test_it_computes_what_it_computes_there(name):
     assert_computes_the_same(read(GOLDEN / name), GOLDEN / name / "outputs.npz")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("Classification")])
+def test_the_objective_that_fine_tunes_here_says_what_their_class_says(name):
+    found, golden = read(GOLDEN / name), np.load(GOLDEN / name / "outputs.npz")
+    batch = {key.removeprefix("in_"): golden[key] for key in golden if key.startswith("in_")}
+    bound, classes = found.network.bind(found.params), len(found.classes)
+    hidden = bound.encode(batch["tokens"], batch)
+    if "TokenClassification" in name:
+        ours, real = (
+            TokenClassification(classes=classes).logits(bound, hidden, batch),
+            batch["segment_ids"] > 0,
+        )
+        np.testing.assert_allclose(ours[real], golden["logits"][real], atol=1e-4)
+    else:
+        objective = SequenceClassification(classes=classes, pooling=found.pooling)
+        one_text_a_row = batch | {"labels": np.zeros((len(batch["tokens"]), 1), np.int32)}
+        ours = objective.logits(bound, hidden, one_text_a_row)[:, 0]
+        np.testing.assert_allclose(ours, golden["of_text"], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FILES)
