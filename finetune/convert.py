@@ -252,14 +252,20 @@ class Export:
     """float32, bfloat16 or float16; empty is that of the imported checkpoint, or float32."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse, convert, print the account."""
-    parsed = tyro.extras.subcommand_cli_from_dict(
+def command(arguments: Sequence[str]) -> Import | Export:
+    """What the command line asks for."""
+    parsed: Import | Export = tyro.extras.subcommand_cli_from_dict(
         {"import": Import, "export": Export},
         prog="python -m finetune.convert",
         description=__doc__,
         args=list(arguments),
     )
+    return parsed
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse, convert, print the account."""
+    parsed = command(arguments)
     if isinstance(parsed, Import):
         already = saved_steps(parsed.to / "checkpoints")
         passport = import_run(

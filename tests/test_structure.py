@@ -2,11 +2,16 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from finetune.convert import command
+from finetune.experiment import FineTune
 from objectives.check import main as check
+from train.cli import load_config, parse
+from train.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("model", "objectives", "data", "train", "finetune", "configs", "benchmarks")
@@ -101,3 +106,24 @@ def test_every_file_that_the_readme_names_is_there():
     for module in set(re.findall(r"python -m ([\w.]+)", text)):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def commands_of_the_docs():
+    """Every command line of the README and of docs/ that trains or moves a model, without what the shell does with it."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text().replace("\\\n", " ")
+        for line in re.findall(r"python -m (?:train|finetune|finetune\.convert) [^`\n]*", text):
+            if "..." not in line:
+                yield shlex.split(line.split("#")[0])[2:]
+
+
+def test_every_command_of_the_docs_can_be_parsed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = list(commands_of_the_docs())
+    assert len(found) >= 10
+    for module, *arguments in found:
+        if module == "finetune.convert":
+            command(arguments)
+        elif arguments[0].startswith("configs/"):
+            kind = {"train": Experiment, "finetune": FineTune}[module]
+            parse(load_config(arguments[0], kind), arguments[1:], module)
