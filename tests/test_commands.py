@@ -75,6 +75,7 @@ def test_spans_of_words_train_on_real_pieces(corpus, tmp_path, capsys):
     assert tokenizer.word_starts[tokenizer.encode("badofi kelo mi")].sum() == 3
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_trains_on_dropped_spans(corpus, tmp_path):
     run = tmp_path / "t5"
     # 100 pieces and 20 sentinels.
