@@ -74,8 +74,8 @@ class TextData:
     held_out: float = 0.01
     """Share of documents, chosen by hash, that is kept for evaluation."""
     tokenizer: str = ""
-    """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty trains one on the corpus, of the model's
-    vocabulary size less the sentinels."""
+    """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty trains one on the corpus, of the
+    model's vocabulary size less the sentinels."""
     sentinels: int = 0
     """Last ids of the model's vocabulary that no text has: an objective's own (T5: 100)."""
     lowercase: bool = True
