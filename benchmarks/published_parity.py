@@ -32,7 +32,7 @@ from finetune.published.families import FAMILIES
 from finetune.published.reading import Published, read
 from finetune.published.rules import tensors
 from finetune.published.writing import choose, write
-from tests.published import outputs
+from tests.published import difference, outputs
 from train.checkpoint import flat
 
 LENGTH, ROWS, PADDING = 14, 3, 1
@@ -188,14 +188,6 @@ def outputs_there(model: Any, batch: Arrays) -> dict[str, torch.Tensor]:
         of_text = "SequenceClassification" in name or "NextSentence" in name
         found["of_text" if of_text else "logits"] = out.logits
     return found
-
-
-def difference(here: np.ndarray, there: np.ndarray, batch: Arrays) -> float:
-    """The largest one over the largest value, where there is a token."""
-    if there.ndim > 1 and there.shape[:2] == batch["tokens"].shape:
-        real = batch["segment_ids"] > 0
-        here, there = here[real], there[real]
-    return float(np.abs(here - there).max() / np.abs(there).max())
 
 
 def gradients_differ(found: Published, model: Any, batch: Arrays, rng: np.random.Generator) -> float:

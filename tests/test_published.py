@@ -20,7 +20,7 @@ from finetune.published.writing import choose, write
 from model.encoder import encoder_tiny
 from objectives.sequence_classification import SequenceClassification
 from objectives.token_classification import TokenClassification
-from tests.published import assert_computes_the_same
+from tests.published import assert_computes_the_same, batch_of
 from train.checkpoint import flat
 from train.launch import Mesh
 
@@ -69,7 +69,7 @@ def test_it_computes_what_it_computes_there(name):
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("Classification")])
 def test_the_objective_that_fine_tunes_here_says_what_their_class_says(name):
     found, golden = read(GOLDEN / name), np.load(GOLDEN / name / "outputs.npz")
-    batch = {key.removeprefix("in_"): golden[key] for key in golden if key.startswith("in_")}
+    batch = batch_of(golden)
     bound, classes = found.network.bind(found.params), len(found.classes)
     hidden = bound.encode(batch["tokens"], batch)
     if "TokenClassification" in name:
