@@ -11,7 +11,6 @@ import pytest
 
 from model import t5
 from model.gpt2 import Gpt2Config
-from model.kernels import choose_kernel
 from model.network import Network
 from model.platform import compiling_for
 from model.t5 import T5Config, T5V11Config, buckets
@@ -215,7 +214,7 @@ def test_only_the_plain_kernel_adds_position_biases():
     still = dataclasses.replace(SMALL_T5, dtype="bfloat16")
     for platform in ("tpu", "gpu"):
         with compiling_for(platform):
-            assert choose_kernel(still, 128) == "plain"
+            assert still.choose_kernel(128) == "plain"
     asked = dataclasses.replace(still, attention="splash", max_positions=128)
     row = jax.ShapeDtypeStruct((1, 128), jnp.int32)
     batch = {"segment_ids": row, "positions": row}
