@@ -198,7 +198,7 @@ class TransformerConfig(ModelConfig):
         return rotary_rates(self.head_dim, self.rotary_base)
 
     def choose_kernel(self, length: int, prefixed: bool = False) -> Kernel:
-        """The attention kernel for rows of this length, perhaps with prefixes; ValueError if the one asked for cannot work."""
+        """The attention kernel for rows of this length, perhaps with prefixes; ValueError if that asked for cannot work."""
         if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)
             return "plain"
         target = platform()
@@ -231,7 +231,9 @@ class TransformerConfig(ModelConfig):
         if kernel == "cudnn" and self.dtype != "bfloat16":
             return f'computes in bfloat16, but dtype is "{self.dtype}"'
         if kernel == "cudnn" and (self.head_dim % 8 or self.head_dim > 128):
-            return f"needs a head size that is a multiple of 8 up to 128, but width / heads is {self.head_dim}"
+            return (
+                f"needs a head size that is a multiple of 8 up to 128, but width / heads is {self.head_dim}"
+            )
         if kernel == "cudnn" and length % 2:
             return f"needs an even row length, but rows are {length} tokens long"
         return ""
@@ -271,7 +273,7 @@ class TextConfig(TransformerConfig):
         super().__post_init__()
 
     def inputs(self, batch: Batch) -> tuple[jax.Array | None, ...]:
-        """Tokens and their layout; a causal backbone also takes the prefix that all of a segment may see, if there is one."""
+        """Tokens and their layout; a causal backbone also takes the prefix that all of a segment see, if there is one."""
         type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
         layout = (batch["tokens"], batch["segment_ids"], batch["positions"], type_ids_BL)
         # Where attention is not causal, everything is seen anyway.

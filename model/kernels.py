@@ -8,6 +8,7 @@ Shape suffixes: B batch, L query length, S key length, H query heads, G key and 
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import AxisType, PartitionSpec
 
+from model.config import SPLASH_BLOCK
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that max - max is never inf - inf
 

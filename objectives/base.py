@@ -55,8 +55,8 @@ class Scored(NamedTuple):
 class Objective:
     """Base of all objectives; fields of a subclass are its hyper-parameters.
 
-    Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not read the batch as it
-    is; a `Mixture` of such objectives encodes once. One that needs several encodes (contrastive, preference), or a decoder,
+    Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not read the batch
+    as it is; a `Mixture` of such objectives encodes once. One that needs several encodes (contrastive, preference), or a decoder,
     overrides `__call__` instead. One that makes its own rows is a `RowMaker` too, one with something to check has `Claims`.
 
     Weights in `LossOut` may depend on batch and rng, never on parameters or hidden states: the step asks for
@@ -96,7 +96,9 @@ class Objective:
     def rows(self) -> RowShape:
         """What the rows of the run are."""
         if self._rows is None:
-            raise ValueError(f"{type(self).__name__} was not told what its rows are: use what for_rows(RowShape(...)) gives")
+            raise ValueError(
+                f"{type(self).__name__} was not told what its rows are: use what for_rows(RowShape(...)) gives"
+            )
         return self._rows
 
     def row_maker(self) -> RowMaker | None:

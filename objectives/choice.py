@@ -87,6 +87,8 @@ class Choice(Mixture):
             own = _only(batch, mine_B)
             plans[name] = Seen(own, part.corrupt(config, own, jax.random.fold_in(rng, index)))
             for key, x in plans[name].corrupted.batch.items():
+                if key in own and x is own[key]:
+                    continue
                 # An array that only some parts make is empty in the rows of the others.
                 before = read[key] if key in read else jnp.zeros_like(x)
                 read[key] = jnp.where(mine_B.reshape(-1, *[1] * (x.ndim - 1)), x, before)

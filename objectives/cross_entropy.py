@@ -88,7 +88,7 @@ def cross_entropy(
     chunk = chunk_length(B, P, V) if chunk is None else min(chunk, P)
     hidden_NBCD, *answers = (split(x, chunk) for x in (hidden_BPD, targets_BP, weights_BP))
     loss_sum, nll_sum, correct_sum = sweep(
-        _Nll(z_loss=z_loss), hidden_NBCD, embedding_VD, bias_V, tuple(answers), ()
+        Nll(z_loss=z_loss), hidden_NBCD, embedding_VD, bias_V, tuple(answers), ()
     )
     return CrossEntropy(loss_sum, jax.lax.stop_gradient(nll_sum), correct_sum)
 
@@ -141,6 +141,18 @@ def token_nll(
     hidden_NBCD, targets_NBC = (split(x, chunk) for x in (hidden_BPD, targets_BP))
     nll_NBC = _token_nll(hidden_NBCD, embedding_VD, bias_V, targets_NBC)
     return nll_NBC.swapaxes(0, 1).reshape(B, -1)[:, :P]
+
+
+Arrays = tuple[Any, ...]
+Sums = tuple[jax.Array, ...]
+
+
+class Rule(Hashable, Protocol):
+    """What a sweep makes of the logits of a chunk."""
+
+    def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
+        """(float32 sums over the chunk, gradient [R, V] of the first with respect to the logits)."""
+        ...
 
 
 def _power_of_two(n: int) -> int:
@@ -212,8 +224,8 @@ def _sums(logits_BPV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array, z
     return jnp.sum(weights_BP * loss_BP), jnp.sum(weights_BP * nll_BP), jnp.sum(weights_BP * correct_BP)
 
 
-class _Nll(NamedTuple):
-    """The rule of cross-entropy; positions are (targets, weights)."""
+class Nll(NamedTuple):
+    """The rule of cross-entropy; of each position it is given (target, weight)."""
 
     z_loss: float = 0.0
 
@@ -238,20 +250,109 @@ def sweep(
     positions: Arrays,
     tables: Arrays,
 ) -> Sums:
-    """Sums over all chunks of what a rule makes of their logits; only the first has a gradient.
+    """Sums over all chunks of what a rule makes of their logits; only the first sum has a gradient.
 
     Args:
       rule: says what is summed.
       hidden_NBCD: float[N, B, C, D].
       embedding_VD: float[V, D].
       bias_V: float[V] or None.
-      positions: arrays [N, B, C, ...] that the rule is given with the logits; constants.
-      tables: arrays that it is given whole; constants.
+      positions: arrays [N, B, C, ...], of which the rule is given each chunk's as [R, ...]; constants.
+      tables: what else it is given, whole; constants.
     """
 
-    def body(total: Sums, x: tuple[jax.Array, Arrays]) -> tuple[Sums, None]:
-        return _add(total, _chunk_sums(rule, x, embedding_VD, bias_V, tables)[0]), None
+    def chunk(x: tuple[jax.Array, Arrays]) -> Sums:
+        hidden_RD, flat = _as_one_axis(x)
+        return rule(logits(hidden_RD, embedding_VD, bias_V), flat, tables)[0]
 
-    start = jax.eval_shape(lambda: body_sums(rule, hidden_NBCD, embedding_VD, bias_V, positions, tables))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), start)
-    return jax.lax.scan(body, zeros, (hidden_NBCD, positions))[0]
+    xs = (hidden_NBCD, positions)
+    return jax.lax.scan(lambda total, x: (_add(total, chunk(x)), None), _zeros(chunk, xs), xs)[0]
+
+
+def _sweep_forward(
+    rule: Rule,
+    hidden_NBCD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array | None,
+    positions: Arrays,
+    tables: Arrays,
+) -> tuple[Sums, Any]:
+    """The sums and, from the same logits, the gradient of the first."""
+
+    def chunk(x: tuple[jax.Array, Arrays]) -> tuple[tuple[Sums, jax.Array, jax.Array | None], jax.Array]:
+        hidden_RD, flat = _as_one_axis(x)
+        sums, d_logits_RV = rule(logits(hidden_RD, embedding_VD, bias_V), flat, tables)
+        grads = through_logits(d_logits_RV, hidden_RD, embedding_VD, bias_V)
+        return (sums, grads.embedding_DV, grads.bias_V), grads.hidden_RD.reshape(x[0].shape)
+
+    xs = (hidden_NBCD, positions)
+    if hidden_NBCD.shape[0] == 1:
+        total, d_hidden_BCD = chunk(jax.tree.map(lambda x: x[0], xs))
+        d_hidden_NBCD = d_hidden_BCD[None]
+    else:
+
+        def body(total: Any, x: Any) -> tuple[Any, jax.Array]:
+            part, d_hidden_BCD = chunk(x)
+            return _add(total, part), d_hidden_BCD
+
+        total, d_hidden_NBCD = jax.lax.scan(body, _zeros(lambda x: chunk(x)[0], xs), xs)
+    sums, d_embedding_DV, d_bias_V = total
+    # An empty slice carries the dtype of the table to the backward pass.
+    return sums, (d_hidden_NBCD, d_embedding_DV.T, _like(d_bias_V, bias_V), embedding_VD[:0])
+
+
+def _sweep_backward(rule: Rule, gradients: Any, cotangents: Sums) -> Any:
+    *scaled, table = gradients
+    d_hidden, d_embedding_VD, d_bias_V = jax.tree.map(lambda x: (cotangents[0] * x).astype(x.dtype), scaled)
+    return d_hidden, d_embedding_VD.astype(table.dtype), d_bias_V, None, None
+
+
+sweep.defvjp(_sweep_forward, _sweep_backward)
+
+
+@jax.custom_vjp
+def _token_nll(
+    hidden_NBCD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None, targets_NBC: jax.Array
+) -> jax.Array:
+    """Of each token, chunk by chunk."""
+
+    def chunk(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_RD, (targets_R,) = _as_one_axis((x[0], (x[1],)))
+        return _nll(logits(hidden_RD, embedding_VD, bias_V), targets_R).nll.reshape(x[1].shape)
+
+    return jax.lax.map(chunk, (hidden_NBCD, targets_NBC))
+
+
+def _token_nll_forward(*factors: Any) -> tuple[jax.Array, Any]:
+    return _token_nll(*factors), factors
+
+
+def _token_nll_backward(factors: Any, d_nll_NBC: jax.Array) -> Any:
+    """That of the summed loss in which each token weighs what its cotangent says."""
+    hidden_NBCD, embedding_VD, bias_V, targets_NBC = factors
+    _, gradients = _sweep_forward(Nll(), hidden_NBCD, embedding_VD, bias_V, (targets_NBC, d_nll_NBC), ())
+    d_hidden_NBCD, d_embedding_VD, d_bias_V, table = gradients
+    return d_hidden_NBCD, d_embedding_VD.astype(table.dtype), d_bias_V, None
+
+
+_token_nll.defvjp(_token_nll_forward, _token_nll_backward)
+
+
+def _as_one_axis(chunk: tuple[jax.Array, Arrays]) -> tuple[jax.Array, Arrays]:
+    """Rows and positions as one axis: products of two matrices are what a CPU is fast at."""
+    flat: tuple[jax.Array, Arrays] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
+    return flat
+
+
+def _zeros(chunk: Any, xs: Any) -> Any:
+    """Where the sum of `chunk(x)` over the leading axis of xs begins."""
+    shapes = jax.eval_shape(lambda: chunk(jax.tree.map(lambda x: x[0], xs)))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _add(total: Any, part: Any) -> Any:
+    return jax.tree.map(jnp.add, total, part)
+
+
+def _like(x: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
+    return None if x is None or other is None else x.astype(other.dtype)

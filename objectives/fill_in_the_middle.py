@@ -21,7 +21,8 @@ class FillInTheMiddle(CausalLM, RowMaker):
 
     A stretch of a document is cut at two places drawn uniformly and without order, and written as [PRE] prefix [SUF] suffix
     [MID] middle [EOS]; the rest, a share of 1 - rate, stays as it is before its [EOS]. All tokens are scored. The loss is
-    that of causal language modelling; so are terms and metrics. The marks are the last ids of the vocabulary, counting down.
+    that of causal language modelling; so are terms and metrics. The marks are the last ids of the
+    vocabulary, counting down.
 
     Example:
       The text 7, 8, 9 cut before 8 and before 9, the three marks being 63, 62, 61 and the end 6:
@@ -53,7 +54,9 @@ class FillInTheMiddle(CausalLM, RowMaker):
         self.rows.require(self, "eos_id")
         self._marks()
         if self.rows.length < 6:
-            raise ValueError(f"rows of {self.rows.length} cannot hold two tokens beside three marks and an end")
+            raise ValueError(
+                f"rows of {self.rows.length} cannot hold two tokens beside three marks and an end"
+            )
 
     def _marks(self) -> range:
         return sentinel_ids(self.rows, MARKS)

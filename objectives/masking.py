@@ -68,6 +68,11 @@ class Masking:
         """`cap_rate`, or what stands for None."""
         return max(BERT_CAP, *self._rates()) if self.cap_rate is None else self.cap_rate
 
+    @property
+    def draws(self) -> int:
+        """How many of a token's random numbers it takes."""
+        return 4 if self.unit == "span" else 3
+
     def reads(self) -> tuple[str, ...]:
         """Whole words need to know where words start."""
         return () if self.unit == "token" else ("word_starts",)
@@ -92,9 +97,7 @@ class Masking:
         if self.fixed_masks:
             chosen = jax.random.randint(rng, (), 0, self.fixed_masks)
             rng = jax.random.fold_in(jax.random.key(0), chosen)
-        order_BL, action_BL, word_BL, *lengths = jnp.unstack(
-            token_bits(rng, batch, 4 if self.unit == "span" else 3), axis=-1
-        )
+        order_BL, action_BL, word_BL, *lengths = jnp.unstack(token_bits(rng, batch, self.draws), axis=-1)
         positions_BP, weights_BP, owner_BL = self._choose_positions(rows, batch, order_BL, lengths)
         if owner_BL is not None:
             action_BL = jnp.take_along_axis(action_BL, owner_BL, axis=1)

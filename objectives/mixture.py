@@ -116,7 +116,8 @@ class Mixture(Wrapper):
 
     def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         return self.join(
-            (name, part.claims().corruption_claims(config, *corrupted.plan[name])) for name, part in self.inner()
+            (name, part.claims().corruption_claims(config, *corrupted.plan[name]))
+            for name, part in self.inner()
         )
 
     def score(

@@ -75,7 +75,7 @@ class NextSentence(Objective, RowMaker, Claims):
     """Name of the two-class head."""
 
     shortest_pair: int = 32
-    """Least length of a pair, its three special tokens included; times the run's max_segments it must reach a row's length."""
+    """Least length of a pair, its three special tokens included; times data.max_segments it must reach data.length."""
     longest_pair: int = 128
     """Greatest length of a pair; pairs are shorter where documents are."""
 

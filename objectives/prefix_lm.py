@@ -47,7 +47,7 @@ class PrefixLM(CausalLM):
     """
 
     def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
-        """The batch with its prefix, bool [B, L], in sight of all; the plan has the split of each token's segment [B, L]."""
+        """The batch with its prefix, bool [B, L]; the plan has the split of each token's segment, int32 [B, L]."""
         segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
         bits_BL = token_bits(rng, batch, 1)[..., 0]
         bits_BL = jnp.where(positions_BL == 0, np.uint32(2**32 - 1), bits_BL)

@@ -84,7 +84,9 @@ class ReplacedTokenDetection(Objective, Claims):
         if self.discriminator_weight <= 0:
             raise ValueError(f"discriminator_weight {self.discriminator_weight} must be positive")
         if self.masking.mask_share < 1:
-            raise ValueError(f"masking.mask_share {self.masking.mask_share}: the generator reads masks only, set it to 1")
+            raise ValueError(
+                f"masking.mask_share {self.masking.mask_share}: the generator reads masks only, set it to 1"
+            )
 
     def reads(self) -> tuple[str, ...]:
         return self.masking.reads()
@@ -123,8 +125,9 @@ class ReplacedTokenDetection(Objective, Claims):
             "generator", embedded_BLD, batch["segment_ids"], batch["positions"], positions_BP
         )
         out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
-        # The masking takes the first three draws of a token.
-        lots_BP = jnp.take_along_axis(token_bits(rng, batch, 4)[..., 3], positions_BP, axis=1)
+        # The masking takes the draws before this one.
+        draws = self.masking.draws
+        lots_BP = jnp.take_along_axis(token_bits(rng, batch, draws + 1)[..., draws], positions_BP, axis=1)
         sampled_BP = sample(transformed_BPD, network.embedding_VD, bias_V, lots_BP)
 
         tokens_BL = batch["tokens"]

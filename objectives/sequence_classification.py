@@ -84,7 +84,9 @@ class SequenceClassification(Objective, Claims):
     def check(self, config: Any) -> None:
         """The first token of a causal backbone has seen nothing."""
         if self.pooling == "cls":
-            refuse_causal(self, config, "reads a segment off its first token (pooling cls; take last or mean)")
+            refuse_causal(
+                self, config, "reads a segment off its first token (pooling cls; take last or mean)"
+            )
 
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
         """float32[B, G, classes]; also what predictions are made of."""

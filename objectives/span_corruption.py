@@ -29,7 +29,7 @@ class SpanCorruption(Objective, RowMaker, Claims):
 
     over the target tokens y_t, h_t being the decoder's state after the targets before t and the whole input. Spans of a
     stretch are replaced by sentinels in the inputs; the targets are those sentinels, each followed by what it stands for,
-    and both end with the end token. Sentinels count down from the last id of the vocabulary. How many tokens and spans are dropped
+    and both end with the end token. Sentinels are the last ids, counting down. How many tokens and spans are dropped
     follows from the length alone: round(density n) and round(that / mean_span) (`objectives.spans`).
 
     A row holds as many stretches of documents as fit, one document each: 568 tokens of a long one fill 512 inputs and 114

@@ -44,8 +44,8 @@ def pseudo_losses(objective: MaskedLM, network: BoundNetwork, batch: Batch) -> T
     """Of each ordinary token given all others of its segment: it alone is masked.
 
     Segments do not see each other, so one encode masks the p-th token of every segment, for each p in turn: as many encodes
-    as the longest segment has tokens, with the memory of one. More than the rows' `max_segments` packed segments give NaN, as in
-    training.
+    as the longest segment has tokens, with the memory of one. More packed segments than the run's rows may hold give
+    NaN, as in training.
     """
     tokens_BL, positions_BL = batch["tokens"], batch["positions"]
     rows, scored_BL = objective.rows, ordinary_tokens(objective.rows, batch)

@@ -1,12 +1,12 @@
 """The base of objectives that are made of others: what they do not change is what the others say."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax
-import numpy as np
 
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Objective, Scored
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wrapper(Objective, Claims):
+class Wrapper(Objective, Claims, abc.ABC):
     """Forwards everything to the objectives inside; terms, metrics and claims of a named one are called "name/...".
 
     One that adds to a single base (a second term, a penalty) gives it in `inner` and overrides what it adds to: `score`, or
@@ -27,9 +27,9 @@ class Wrapper(Objective, Claims):
     own_companions: ClassVar[tuple[str, ...]] = ()
     """Companions that it reads itself, beside those of the objectives inside."""
 
+    @abc.abstractmethod
     def inner(self) -> tuple[tuple[str, Objective], ...]:
         """(name, objective) of each one inside; the name may be empty where there is one."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what is inside")
 
     @property
     def only(self) -> Objective:
@@ -69,7 +69,9 @@ class Wrapper(Objective, Claims):
     def companion_heads(self, name: str, config: Any) -> Heads:
         """Those of all that read this companion; all heads for one of its own."""
         reading = [
-            (own, part) for own, part in self.inner() if name in part.companions or name in self.own_companions
+            (own, part)
+            for own, part in self.inner()
+            if name in part.companions or name in self.own_companions
         ]
         return _merge_heads([(own, part.companion_heads(name, config)) for own, part in reading])
 
