@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from train.build import build
-from train.cli import load_config, multi_host, one_line_errors, parse
+from train.cli import console, load_config, multi_host, one_line_errors, parse
 from train.experiment import Experiment
 from train.loop import Result, run
 from train.workdir import claim
@@ -19,7 +19,11 @@ def pretrain(experiment: Experiment, workdir: Path, label: str = "pretrain") -> 
     claim(workdir, built.description, built.tokenizer)
     if jax.process_index() == 0:
         print(*built.reports, sep="\n", end="\n" if built.reports else "", file=sys.stderr)
-    return run(experiment, built.parts, workdir, label=label)
+        if built.passport is not None:
+            built.passport.keep(workdir)
+            print(f"hand-off from {built.passport.source}", file=sys.stderr)
+            console(stderr=True).print(built.passport.table())
+    return run(built.experiment, built.parts, workdir, label=label)
 
 
 def main(arguments: Sequence[str]) -> None:
