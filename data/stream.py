@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from data.documents import Documents
-from data.packing import Batch
+from data.row_index import Batch
 
 T = TypeVar("T")
 MakeExample = Callable[[Documents, int, np.random.Generator], Mapping[str, np.ndarray]]
