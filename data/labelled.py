@@ -1,10 +1,11 @@
 """Labelled text to packed rows: sequences (labels per segment) and words (labels per first piece).
 
-Must not know losses or metrics. Legend: B rows, L length, G segments per row.
+Legend: B rows, L length, G segments per row.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -115,6 +116,9 @@ def subset(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
 
 class LabelledRows:
     """Packed rows of labelled examples; `examples` and `words` map what a model says back to the input."""
+
+    fill: Mapping[str, int] = MappingProxyType({"labels": NO_LABEL, "token_labels": NO_LABEL})
+    """No label is not class 0."""
 
     def __init__(self, segments: "_Segments", *, tokenizer: PairTokenizer, length: int, max_segments: int):
         if not len(segments.sizes):

@@ -7,15 +7,14 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from data.array_store import Arrays, open_or_compute
 from data.documents import Documents
-from data.row_index import Batch, RowIndex, group_by_row, ragged_arange
+from data.row_index import ZEROS, Batch, RowIndex, group_by_row, ragged_arange
 
 FORMAT = 1
 """Of the index of a corpus: goes up whenever the code below would lay out other rows."""
@@ -310,7 +309,7 @@ def _check_index(arrays: Arrays, tokens: int) -> None:
 class PackedRows:
     """Rows of one length over a corpus; reading one touches only its own documents."""
 
-    fill: Mapping[str, int] = MappingProxyType({})
+    fill = ZEROS
 
     def __init__(self, docs: Documents, *, length: int, framing: Framing, max_segments: int = 8):
         if not len(docs) or not docs.lengths.any():

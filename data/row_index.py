@@ -4,11 +4,14 @@ Legend: B rows, L length, G segments per row.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 Batch = dict[str, np.ndarray]
+ZEROS: Mapping[str, int] = MappingProxyType({})
+"""`fill` of rows in which 0 says that there is nothing, in every array (see data.stream.Rows)."""
 
 
 def group_by_row(row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
