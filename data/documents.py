@@ -1,7 +1,4 @@
-"""A tokenised corpus on disk with random access: what packing and objectives read.
-
-Must not know where the text came from, nor how rows are built from it.
-"""
+"""A tokenised corpus on disk with random access: what packing and objectives read."""
 
 import hashlib
 import json
@@ -48,6 +45,7 @@ class Documents:
         self.lengths = lengths
         self.hashes = hashes
         self.meta = dict(meta)
+        self._splits: dict[float, tuple[Documents, Documents]] = {}
 
     @classmethod
     def from_tokens(
@@ -82,9 +80,11 @@ class Documents:
             raise ValueError(
                 f"{directory} has format {meta['format']}, this code reads {FORMAT}: prepare it again"
             )
-        offsets = np.load(directory / "offsets.npy")
-        # A plain view: indexing np.memmap itself costs several times more per access.
-        tokens = np.load(directory / "tokens.npy", mmap_mode="r").view(np.ndarray)
+        # Plain views: indexing np.memmap itself costs several times more per access.
+        tokens, offsets, hashes = (
+            np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+            for name in ("tokens", "offsets", "hashes")
+        )
         if int(offsets[-1]) != len(tokens):
             raise ValueError(
                 f"{directory} holds {len(tokens)} tokens, its offsets end at {int(offsets[-1])}: "
@@ -94,7 +94,7 @@ class Documents:
             tokens=tokens,
             starts=offsets[:-1],
             lengths=np.diff(offsets),
-            hashes=np.load(directory / "hashes.npy"),
+            hashes=hashes,
             meta={**meta, "directory": str(directory)},
         )
 
@@ -107,9 +107,14 @@ class Documents:
         return self.tokens[start : start + int(self.lengths[index])].astype(np.int32)
 
     @property
+    def directory(self) -> Path | None:
+        """Where the corpus is; None for one in memory."""
+        return Path(self.meta["directory"]) if "directory" in self.meta else None
+
+    @property
     def digest(self) -> str:
         """Of all documents in their order: another corpus has another one."""
-        return hashlib.blake2b(self.hashes.tobytes(), digest_size=8).hexdigest()
+        return hashlib.blake2b(np.ascontiguousarray(self.hashes).data, digest_size=8).hexdigest()
 
     def hash(self, index: int) -> int:
         """Hash of the normalised text: equal hashes are the same document."""
@@ -130,13 +135,15 @@ class Documents:
         """(training, held-out) views by hash: duplicates never stand on both sides."""
         if not 0.0 < held_out < 1.0:
             raise ValueError(f"held_out must lie between 0 and 1, got {held_out}")
-        held = hash_fraction(self.hashes) < held_out
-        if not held.any() or held.all():
-            raise ValueError(
-                f"holding out {held_out} of {len(self)} documents leaves one side empty "
-                f"({int(held.sum())} held out): choose another fraction"
-            )
-        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+        if held_out not in self._splits:
+            held = hash_fraction(self.hashes) < held_out
+            if not held.any() or held.all():
+                raise ValueError(
+                    f"holding out {held_out} of {len(self)} documents leaves one side empty "
+                    f"({int(held.sum())} held out): choose another fraction"
+                )
+            self._splits[held_out] = self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+        return self._splits[held_out]
 
 
 class DocumentsWriter:

@@ -1,17 +1,19 @@
 """Labelled text to packed rows: sequences (labels per segment) and words (labels per first piece).
 
-Must not know losses or metrics. Legend: B rows, L length, G segments per row.
+Legend: B rows, L length, G segments per row.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from data.frame import Frame
-from data.packing import Batch, Placement, RowIndex, best_fit, ragged_arange
+from data.packing import best_fit
 from data.records import DataError, Record, required
+from data.row_index import Batch, Placement, RowIndex, group_by_row, ragged_arange
 
 NO_LABEL = -1
 
@@ -115,6 +117,9 @@ def subset(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
 class LabelledRows:
     """Packed rows of labelled examples; `examples` and `words` map what a model says back to the input."""
 
+    fill: Mapping[str, int] = MappingProxyType({"labels": NO_LABEL, "token_labels": NO_LABEL})
+    """No label is not class 0."""
+
     def __init__(self, segments: "_Segments", *, tokenizer: PairTokenizer, length: int, max_segments: int):
         if not len(segments.sizes):
             raise DataError("there are no examples")
@@ -127,34 +132,35 @@ class LabelledRows:
         self._segments = segments
         self._starts = np.cumsum(segments.sizes) - segments.sizes
         self._pad = tokenizer.pad_id
-        self.index = RowIndex(segments.sizes, best_fit(segments.sizes, length, max_segments), length=length)
+        self._example, first = group_by_row(best_fit(segments.sizes, length, max_segments))
+        self.index = RowIndex(segments.sizes[self._example], first, length=length)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Rows `number % len(self)`: packed rows, with labels int32[B, G] or token_labels int32[B, L]."""
-        place = self.index.place(numbers)
-        batch = place.rows(self._pad)
-        batch["tokens"] = self._spread(place, self._segments.tokens, self._pad)
+        laid = self._place(numbers)
+        batch = laid.rows(self._pad)
+        batch["tokens"] = self._per_token(laid, self._segments.tokens, self._pad)
         if self._segments.type_ids is not None:
-            batch["type_ids"] = self._spread(place, self._segments.type_ids, 0)
+            batch["type_ids"] = self._per_token(laid, self._segments.type_ids, 0)
         if self._segments.token_labels is not None:
-            batch["token_labels"] = self._spread(place, self._segments.token_labels, NO_LABEL)
+            batch["token_labels"] = self._per_token(laid, self._segments.token_labels, NO_LABEL)
         if self._segments.labels is not None:
-            batch["labels"] = self._per_segment(place, self._segments.labels[place.piece])
+            batch["labels"] = self._per_segment(laid, self._segments.labels[laid.piece])
         return batch
 
     def examples(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which example each segment is, int32[B, G]; -1 where a row has fewer segments."""
-        place = self.index.place(numbers)
-        return self._per_segment(place, place.piece)
+        laid = self._place(numbers)
+        return self._per_segment(laid, laid.piece)
 
     def words(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which word of its example begins at each position, int32[B, L]; -1 elsewhere."""
         if self._segments.words is None:
             raise DataError("these examples are texts, not words")
-        return self._spread(self.index.place(numbers), self._segments.words, -1)
+        return self._per_token(self._place(numbers), self._segments.words, -1)
 
     def report(self) -> str:
         """One line for the log; says what truncation cost."""
@@ -165,15 +171,22 @@ class LabelledRows:
             f"{self.index.real_share:.1%} real tokens, {cut if self.truncated else 'none cut'}"
         )
 
-    def _spread(self, place: Placement, flat: np.ndarray, fill: int) -> np.ndarray:
-        out = np.full(place.shape, fill, np.int32)
-        source = ragged_arange(self._starts[place.piece], place.sizes)
-        out.reshape(-1)[ragged_arange(place.start, place.sizes)] = flat[source]
+    def _place(self, numbers: Sequence[int] | np.ndarray) -> Placement:
+        """Where the pieces of these rows go; a piece is an example, and has its number."""
+        laid = self.index.place(numbers)
+        return dataclasses.replace(laid, piece=self._example[laid.piece])
+
+    def _per_token(self, laid: Placement, values: np.ndarray, fill: int) -> np.ndarray:
+        """int32[B, L]: the values of each example's tokens, which lie end to end in `values`."""
+        out = np.full(laid.shape, fill, np.int32)
+        source = ragged_arange(self._starts[laid.piece], laid.sizes)
+        out.reshape(-1)[ragged_arange(laid.start, laid.sizes)] = values[source]
         return out
 
-    def _per_segment(self, place: Placement, values: np.ndarray) -> np.ndarray:
-        out = np.full((place.shape[0], self.max_segments), NO_LABEL, np.int32)
-        out[place.row, place.segment - 1] = values
+    def _per_segment(self, laid: Placement, values: np.ndarray) -> np.ndarray:
+        """int32[B, G]: a value for each piece, -1 where a row has fewer."""
+        out = np.full((laid.shape[0], self.max_segments), NO_LABEL, np.int32)
+        out[laid.row, laid.segment - 1] = values
         return out
 
 

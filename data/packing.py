@@ -1,17 +1,23 @@
 """Documents into rows of one length, best fit: an index of slices, materialised when a row is read.
 
-Must not know tokenizers, text or the order of training. Legend: B rows, L length, G segments per row.
+Legend: B rows, L length, G segments per row.
 """
 
 import dataclasses
+import hashlib
+import json
+import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
+from data.array_store import Arrays, open_or_compute
 from data.documents import Documents
+from data.row_index import ZEROS, Batch, RowIndex, group_by_row, ragged_arange
 
-Batch = dict[str, np.ndarray]
+FORMAT = 1
+"""Of the index of a corpus: goes up whenever the code below would lay out other rows."""
 FramingName = Literal["cls_sep", "bos_eos"]
 # What packing promises where documents are long enough for max_segments of them to fill a row.
 MIN_REAL_SHARE = 0.99
@@ -218,98 +224,100 @@ def _cut_for(piece: _Piece, room: int, framing: Framing) -> list[_Piece] | None:
     return [(document, start, middle, begins, inner_end), (document, middle, end, later_begin, ends)]
 
 
-class RowIndex:
-    """Which pieces stand in which row, and where: shared by packed documents and packed labelled examples."""
+def pack(lengths: np.ndarray, *, length: int, framing: Framing, max_segments: int) -> Arrays:
+    """The index of packed rows, in the smallest types that hold it.
 
-    def __init__(self, sizes: np.ndarray, row_of: np.ndarray, *, length: int):
-        self.length = length
-        # Pieces are renumbered by row; within a row they keep their order.
-        self.order = np.argsort(row_of, kind="stable")
-        self._sizes = np.asarray(sizes, np.int64)[self.order]
-        counts = np.bincount(row_of) if len(row_of) else np.zeros(0, np.int64)
-        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    Args:
+      lengths: tokens of each document, int[n].
+      length: L.
+      framing: whether each piece is framed, or only whole documents.
+      max_segments: most pieces in one row.
 
-    def __len__(self) -> int:
-        return len(self._first) - 1
-
-    @property
-    def real_share(self) -> float:
-        """Share of positions that hold a token."""
-        return float(self._sizes.sum() / max(1, len(self) * self.length))
-
-    @property
-    def segments(self) -> int:
-        """Number of segments in all rows."""
-        return len(self._sizes)
-
-    def place(self, numbers: Sequence[int] | np.ndarray) -> "Placement":
-        """Lay out the rows `number % len(self)`: a stream counts on over epochs."""
-        rows = np.asarray(numbers, np.int64) % len(self)
-        first = self._first[rows]
-        counts = self._first[rows + 1] - first
-        row = np.repeat(np.arange(len(rows)), counts)
-        piece = ragged_arange(first, counts)
-        sizes = self._sizes[piece]
-        ends = np.cumsum(sizes)
-        row_start = (ends - sizes)[np.cumsum(counts) - counts]
-        return Placement(
-            shape=(len(rows), self.length),
-            piece=self.order[piece],
-            row=row,
-            segment=piece - first[row] + 1,
-            start=row * self.length + ends - sizes - row_start[row],
-            sizes=sizes,
-        )
+    Returns:
+      Pieces by row: document, start (its first token there), size (framing included), begins and ends (whether the begin
+      and the end id stand around it), each [pieces]; and first, int64[rows + 1]: row r holds the pieces from first[r] to
+      first[r + 1].
+    """
+    pieces = cut(lengths, length, framing)
+    row_of = best_fit(pieces.sizes, length, max_segments)
+    if pieces.sizes.sum() < MIN_REAL_SHARE * length * (row_of.max() + 1):
+        pieces, row_of = fill_gaps(pieces, row_of, length=length, max_segments=max_segments, framing=framing)
+    order, first = group_by_row(row_of)
+    return {
+        "document": _narrow(pieces.document[order]),
+        "start": _narrow(pieces.start[order]),
+        "size": _narrow(pieces.sizes[order]),
+        "begins": pieces.begins[order].astype(np.int8),
+        "ends": pieces.ends[order].astype(np.int8),
+        "first": first,
+    }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Placement:
-    """Where each piece of a few rows goes; positions count through the flattened [B, L] arrays."""
-
-    shape: tuple[int, int]
-    piece: np.ndarray
-    row: np.ndarray
-    segment: np.ndarray
-    """1..G within its row."""
-    start: np.ndarray
-    sizes: np.ndarray
-
-    def rows(self, pad: int) -> Batch:
-        """Tokens still all padding, segment ids and positions filled in."""
-        flat = {
-            name: np.zeros(self.shape[0] * self.shape[1], np.int32) for name in ("segment_ids", "positions")
-        }
-        where = ragged_arange(self.start, self.sizes)
-        flat["segment_ids"][where] = np.repeat(self.segment, self.sizes)
-        flat["positions"][where] = where - np.repeat(self.start, self.sizes)
-        return {
-            "tokens": np.full(self.shape, pad, np.int32),
-            **{name: array.reshape(self.shape) for name, array in flat.items()},
-        }
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """int32 where that is enough."""
+    return values.astype(np.int32 if values.max() < 2**31 else np.int64)
 
 
-def ragged_arange(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0]+1, ... (counts[0] of them), starts[1], ...: many ranges end to end."""
-    offsets = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(starts - offsets, counts)
+INDEX_ARRAYS = ("document", "start", "size", "begins", "ends", "first")
+
+
+def packed_index(docs: Documents, *, length: int, framing: Framing, max_segments: int) -> Arrays:
+    """What `pack` gives for a corpus; for one on disk it is kept beside it and opened as memory maps."""
+
+    def compute() -> Arrays:
+        return pack(docs.lengths, length=length, framing=framing, max_segments=max_segments)
+
+    if docs.directory is None:
+        return compute()
+    tokens = int(docs.lengths.sum())
+    about = {
+        "format": FORMAT,
+        "documents": len(docs),
+        "tokens": tokens,
+        # All that rows depend on of the documents that were chosen from the corpus.
+        "lengths": hashlib.blake2b(
+            np.ascontiguousarray(docs.lengths, np.int64).data, digest_size=16
+        ).hexdigest(),
+        "length": length,
+        "max_segments": max_segments,
+        "every_piece_framed": framing.every_piece,
+    }
+
+    def compute_with_notice() -> Arrays:
+        print(f"packing {len(docs):,} documents into rows of {length} ...", file=sys.stderr, flush=True)
+        return compute()
+
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = docs.directory / f"packed-{key}"
+    return open_or_compute(
+        folder, about, INDEX_ARRAYS, compute_with_notice, lambda arrays: _check_index(arrays, tokens)
+    )
+
+
+def _check_index(arrays: Arrays, tokens: int) -> None:
+    """Raise ValueError if the arrays do not fit each other, or do not hold all tokens of the corpus."""
+    first, pieces = arrays["first"], len(arrays["document"])
+    lengths = {name: array.shape for name, array in arrays.items() if name != "first"}
+    if set(lengths.values()) != {(pieces,)} or not len(first) or (first[0], first[-1]) != (0, pieces):
+        raise ValueError(f"its arrays have the shapes {lengths}, its rows end at piece {first[-1:].tolist()}")
+    framing = int(arrays["begins"].sum(dtype=np.int64) + arrays["ends"].sum(dtype=np.int64))
+    held = int(arrays["size"].sum(dtype=np.int64)) - framing
+    if held != tokens:
+        raise ValueError(f"it holds {held:,} tokens, the corpus {tokens:,}")
 
 
 class PackedRows:
     """Rows of one length over a corpus; reading one touches only its own documents."""
+
+    fill = ZEROS
 
     def __init__(self, docs: Documents, *, length: int, framing: Framing, max_segments: int = 8):
         if not len(docs) or not docs.lengths.any():
             raise ValueError("the corpus is empty: there is nothing to pack")
         self.docs = docs
         self.framing = framing
-        pieces = cut(docs.lengths, length, framing)
-        row_of = best_fit(pieces.sizes, length, max_segments)
-        if pieces.sizes.sum() < MIN_REAL_SHARE * length * (row_of.max() + 1):
-            pieces, row_of = fill_gaps(
-                pieces, row_of, length=length, max_segments=max_segments, framing=framing
-            )
-        self.pieces = pieces
-        self.index = RowIndex(pieces.sizes, row_of, length=length)
+        self._pieces = packed_index(docs, length=length, framing=framing, max_segments=max_segments)
+        self.index = RowIndex(self._pieces["size"], self._pieces["first"], length=length)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -327,16 +335,18 @@ class PackedRows:
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """Rows `number % len(self)` as tokens, segment_ids, positions int32[B, L]."""
-        place = self.index.place(numbers)
-        batch = place.rows(self.framing.pad)
+        laid = self.index.place(numbers)
+        batch = laid.rows(self.framing.pad)
         tokens = batch["tokens"].reshape(-1)
-        some = place.piece
-        start, begins, ends = self.pieces.start[some], self.pieces.begins[some], self.pieces.ends[some]
-        counts = self.pieces.end[some] - start
-        source = ragged_arange(self.docs.starts[self.pieces.document[some]] + start, counts)
-        tokens[ragged_arange(place.start + begins, counts)] = self.docs.tokens[source]
-        tokens[place.start[begins > 0]] = self.framing.begin
-        tokens[(place.start + place.sizes - 1)[ends > 0]] = self.framing.end
+        document, start, begins, ends = (
+            self._pieces[name][laid.piece].astype(np.int64)
+            for name in ("document", "start", "begins", "ends")
+        )
+        counts = laid.sizes - begins - ends
+        source = ragged_arange(self.docs.starts[document] + start, counts)
+        tokens[ragged_arange(laid.start + begins, counts)] = self.docs.tokens[source]
+        tokens[laid.start[begins > 0]] = self.framing.begin
+        tokens[(laid.start + laid.sizes - 1)[ends > 0]] = self.framing.end
         return batch
 
     def report(self) -> str:

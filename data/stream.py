@@ -1,18 +1,17 @@
 """Batches in training order: a pure function of (seed, step), for one source of rows or a mixture.
 
-Must not know what rows contain, nor what a device is. The position in the data is one integer, so resuming
-is asking for the next step, on any number of processes.
+The position in the data is one integer, so resuming is asking for the next step, on any number of processes.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import grain
 import numpy as np
 
 from data.documents import Documents
-from data.packing import Batch
+from data.row_index import ZEROS, Batch
 
 T = TypeVar("T")
 MakeExample = Callable[[Documents, int, np.random.Generator], Mapping[str, np.ndarray]]
@@ -23,6 +22,11 @@ _SMALL = 2**16
 
 class Rows(Protocol):
     """A source of rows; number n means row n % len(rows) in epoch n // len(rows)."""
+
+    @property
+    def fill(self) -> Mapping[str, int]:
+        """What says "nothing" in these arrays, where it is not 0: mixed rows that lack an array are filled with it."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -38,7 +42,16 @@ class MadeRows:
     visits every document once per epoch) and with a generator derived from (seed, number) alone.
     """
 
-    def __init__(self, docs: Documents, make_example: MakeExample, *, seed: int, length: int | None = None):
+    def __init__(
+        self,
+        docs: Documents,
+        make_example: MakeExample,
+        *,
+        seed: int,
+        length: int | None = None,
+        fill: Mapping[str, int] = ZEROS,
+    ):
+        self.fill = fill
         self._docs = docs
         self._make_example = make_example
         self._seed = seed
@@ -65,6 +78,11 @@ class WithLookups:
         self._rows = rows
         self._tables = {name: table_V.astype(np.int32) for name, table_V in tables.items()}
 
+    @property
+    def fill(self) -> Mapping[str, int]:
+        """That of the rows: 0 is what tables say of nothing."""
+        return self._rows.fill
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -77,7 +95,9 @@ class WithLookups:
 class Stream:
     """Endless batches: each epoch visits every row of a source once, in an order of its own.
 
-    Several sources are mixed by weight, or by their number of rows where no weights are given.
+    Several sources are mixed by weight, or by their number of rows where no weights are given. Batches of a mixture have
+    the arrays of all sources, filled (`Rows.fill`) where a row's own source lacks one, and say in `source` int32[B] which
+    source each row is from.
     """
 
     def __init__(
@@ -92,6 +112,7 @@ class Stream:
         self._sources: list[Rows] = list(rows) if isinstance(rows, Sequence) else [rows]
         weights = [float(len(s)) for s in self._sources] if weights is None else list(weights)
         _check_sources(self._sources, weights)
+        self._layouts = _mixed_layouts(self._sources) if len(self._sources) > 1 else {}
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = batch_size
@@ -113,26 +134,29 @@ class Stream:
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
         ids = range(step * self.batch_size, (step + 1) * self.batch_size)[rows or slice(None)]
-        picks = np.array([self._order[i] for i in ids], np.int64).reshape(-1, 2)
-        batch: Batch = {}
+        picks_B2 = np.array([self._order[i] for i in ids], np.int64).reshape(-1, 2)
+        return {**self._take(picks_B2), "example_ids": _example_ids(ids)}
+
+    def _take(self, picks_B2: np.ndarray) -> Batch:
+        """The rows of these (source, number)."""
+        if len(self._sources) == 1:
+            return self._sources[0].take(picks_B2[:, 1])
+        batch = {
+            name: np.full((len(picks_B2), *layout.shape), layout.fill, layout.dtype)
+            for name, layout in self._layouts.items()
+        }
         for number, source in enumerate(self._sources):
-            where = np.flatnonzero(picks[:, 0] == number)
-            if not len(where):
-                continue
-            part = source.take(picks[where, 1])
-            if len(where) == len(picks):
-                batch = part
-                break
-            for name, array in part.items():
-                if name not in batch:
-                    batch[name] = np.empty((len(picks), *array.shape[1:]), array.dtype)
-                batch[name][where] = array
-        return {**batch, "example_ids": _example_ids(ids)}
+            mine = np.flatnonzero(picks_B2[:, 0] == number)
+            if len(mine):
+                for name, array in source.take(picks_B2[mine, 1]).items():
+                    batch[name][mine] = array
+        return {**batch, "source": picks_B2[:, 0].astype(np.int32)}
 
 
 class EvalBatches(Sequence[Batch]):
-    """Every row once, in order, the last batch filled up with padded rows that weigh nothing.
+    """Every row once, in order; the last batch is filled up with its last row, made to weigh nothing.
 
+    A row weighs nothing if no token of it is in a segment: its `segment_ids`, and whatever ends in `_segment_ids`, are 0.
     With a limit below the number of rows, evenly spaced ones: packing puts rows of one long piece first.
     """
 
@@ -157,14 +181,24 @@ class EvalBatches(Sequence[Batch]):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         ids = range(index * self.batch_size, (index + 1) * self.batch_size)[rows or slice(None)]
-        # At least one row is read even where all are padding: it gives the names and shapes.
-        real = [i for i in ids if i < self.examples] or [0]
-        part = self.rows.take([i * len(self.rows) // self.examples for i in real])
-        missing = len(ids) - sum(i < self.examples for i in ids)
-        if missing:
-            kept = len(ids) - missing
-            part = {name: _padded(name, array[:kept], missing) for name, array in part.items()}
-        return {**part, "example_ids": _example_ids(ids)}
+        batch = self.rows.take([min(i, self.examples - 1) * len(self.rows) // self.examples for i in ids])
+        if surplus := sum(i >= self.examples for i in ids):
+            batch = _without_weight(batch, surplus)
+        return {**batch, "example_ids": _example_ids(ids)}
+
+
+def _without_weight(batch: Batch, count: int) -> Batch:
+    """The batch with no token of its last `count` rows in a segment."""
+    names = [name for name in batch if name == "segment_ids" or name.endswith("_segment_ids")]
+    if not names:
+        raise ValueError(
+            f"the last batch has {count} rows too few, and rows of {', '.join(batch)} cannot say that they weigh nothing: "
+            "give them segment_ids, or take a batch size that divides their number"
+        )
+    cleared = {name: batch[name].copy() for name in names}
+    for array in cleared.values():
+        array[len(array) - count :] = 0
+    return {**batch, **cleared}
 
 
 class _Numbers(grain.MapDataset[int]):
@@ -208,11 +242,6 @@ def _example_ids(ids: Sequence[int]) -> np.ndarray:
     return (np.array(ids, np.int64) % 2**31).astype(np.int32)
 
 
-def _padded(name: str, array: np.ndarray, missing: int) -> np.ndarray:
-    fill = -1 if name in ("labels", "token_labels") else 0
-    return np.concatenate([array, np.full((missing, *array.shape[1:]), fill, array.dtype)])
-
-
 def _check_sources(sources: Sequence[Rows], weights: Sequence[float]) -> None:
     if not sources or len(sources) != len(weights):
         raise ValueError(f"{len(sources)} sources of rows with {len(weights)} weights")
@@ -221,10 +250,33 @@ def _check_sources(sources: Sequence[Rows], weights: Sequence[float]) -> None:
         raise ValueError(f"sources {empty} have no rows")
     if min(weights) <= 0 or not np.isfinite(weights).all():
         raise ValueError(f"weights must be positive, got {list(weights)}")
-    if len(sources) > 1:
-        shapes = [{name: array.shape[1:] for name, array in source.take([0]).items()} for source in sources]
-        for number, other in enumerate(shapes[1:], 1):
-            if other != shapes[0]:
+
+
+class _Layout(NamedTuple):
+    """An array of one row."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fill: int
+
+
+def _mixed_layouts(sources: Sequence[Rows]) -> dict[str, _Layout]:
+    """The arrays of all sources; what two sources have must be alike."""
+    layouts: dict[str, _Layout] = {}
+    owners: dict[str, int] = {}
+    for number, source in enumerate(sources):
+        for name, array in source.take([0]).items():
+            if name in ("source", "example_ids"):
                 raise ValueError(
-                    f"source 0 gives rows {shapes[0]}, source {number} gives {other}: they cannot be mixed"
+                    f"source {number} gives an array {name!r}, which the stream itself makes: rename it"
                 )
+            fill = source.fill[name] if name in source.fill else 0
+            own = _Layout(array.shape[1:], array.dtype, fill)
+            first = layouts.setdefault(name, own)
+            if own != first:
+                raise ValueError(
+                    f"source {owners[name]} gives {name!r} as {first.dtype}{list(first.shape)} filled with {first.fill}, "
+                    f"source {number} as {own.dtype}{list(own.shape)} filled with {own.fill}: they cannot be mixed"
+                )
+            owners.setdefault(name, number)
+    return layouts

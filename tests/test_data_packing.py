@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.documents import Documents
-from data.packing import MIN_REAL_SHARE, Framing, PackedRows, best_fit, cut, ragged_arange
+from data import packing
+from data.documents import Documents, DocumentsWriter
+from data.packing import MIN_REAL_SHARE, Framing, PackedRows, best_fit, cut
+from data.row_index import ragged_arange
 from data.tokenizer import SentencePieceTokenizer
 
 FRAMINGS = [Framing.named(name, SentencePieceTokenizer) for name in ("cls_sep", "bos_eos")]
@@ -91,6 +93,108 @@ def test_best_fit_respects_room_and_segments(sizes, max_segments):
     assert set(row) == set(range(row.max() + 1))
     assert np.bincount(row, weights=sizes).max() <= 30
     assert np.bincount(row).max() <= max_segments
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A corpus on disk in which pieces of long documents fill gaps, and its packed rows."""
+    lengths = np.random.default_rng(0).lognormal(5.44, 0.65, 300).astype(int).clip(11, 3546)
+    memory = corpus(lengths.tolist())
+    with DocumentsWriter(tmp_path / "corpus") as writer:
+        writer.add(memory.tokens.astype(np.uint32), memory.lengths, memory.hashes)
+        docs = writer.finish({})
+    return docs, packed(docs)
+
+
+def packed(docs, **changes):
+    return PackedRows(docs, **{"length": 256, "framing": FRAMINGS[0], **changes})
+
+
+def assert_same_rows(a, b):
+    numbers = range(len(a))
+    assert len(a) == len(b)
+    for (name, x), y in zip(a.take(numbers).items(), b.take(numbers).values(), strict=True):
+        assert x.dtype == y.dtype == np.int32, name
+        np.testing.assert_array_equal(x, y)
+
+
+def index_folders(docs):
+    return sorted(docs.directory.glob("packed-*"))
+
+
+def test_a_corpus_on_disk_is_packed_once(stored, monkeypatch):
+    docs, rows = stored
+    in_memory = Documents.from_tokens([docs[i] for i in range(len(docs))])
+    assert_same_rows(rows, packed(in_memory))
+    monkeypatch.setattr(packing, "best_fit", None)
+    again = packed(Documents.load(docs.directory))
+    assert_same_rows(rows, again)
+    assert again.report() == rows.report() and len(index_folders(docs)) == 1
+    with pytest.raises(TypeError):
+        packed(in_memory)
+
+
+def test_what_rows_depend_on_has_an_index_of_its_own(stored):
+    docs, rows = stored
+    changes = [{"length": 128}, {"max_segments": 2}, {"framing": FRAMINGS[1]}]
+    for count, change in enumerate(changes, 2):
+        packed(docs, **change)
+        assert len(index_folders(docs)) == count
+    for count, half in enumerate(docs.split(0.5), 5):
+        tokens = packed(half).take(range(len(packed(half))))["tokens"]
+        assert sorted(tokens[tokens >= 10]) == sorted(np.concatenate([half[i] for i in range(len(half))]))
+        assert len(index_folders(docs)) == count
+    assert_same_rows(rows, packed(docs))
+
+
+def truncate(folder):
+    with (folder / "start.npy").open("r+b") as file:
+        file.truncate(file.seek(0, 2) // 2)
+    return "start.npy"
+
+
+def empty_pieces(folder):
+    np.save(folder / "size.npy", np.zeros_like(np.load(folder / "size.npy")))
+    return "it holds"
+
+
+def shorten(folder):
+    np.save(folder / "ends.npy", np.load(folder / "ends.npy")[1:])
+    return "shapes"
+
+
+def lose(folder):
+    (folder / "first.npy").unlink()
+    return "first.npy"
+
+
+def rename(folder):
+    about = (folder / "about.json").read_text()
+    (folder / "about.json").write_text(about.replace('"length": 256', '"length": 512'))
+    return "about.json"
+
+
+@pytest.mark.parametrize("damage", [truncate, empty_pieces, shorten, lose, rename])
+def test_a_damaged_index_is_named_and_made_again(stored, damage, capfd):
+    docs = stored[0]
+    in_memory = Documents.from_tokens([docs[i] for i in range(len(docs))])
+    (folder,) = index_folders(docs)
+    expected = damage(folder)
+    capfd.readouterr()
+    assert_same_rows(packed(in_memory), packed(docs))
+    said = capfd.readouterr().err
+    assert expected in said and str(folder) in said and "computing it again" in said
+    packed(docs)
+    assert not capfd.readouterr().err
+    assert index_folders(docs) == [folder]
+
+
+def test_an_index_that_cannot_be_kept_is_used_all_the_same(stored, tmp_path, capfd):
+    docs, rows = stored
+    (tmp_path / "file").touch()
+    docs.meta["directory"] = str(tmp_path / "file")
+    assert_same_rows(rows, packed(docs))
+    assert "cannot keep" in capfd.readouterr().err
 
 
 def test_mistakes_are_named():

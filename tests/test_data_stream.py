@@ -11,6 +11,7 @@ import pytest
 
 from data import stream as stream_module
 from data.documents import Documents
+from data.labelled import LabelledRows
 from data.packing import Framing, PackedRows
 from data.stream import EvalBatches, MadeRows, Stream, WithLookups
 from data.tokenizer import SentencePieceTokenizer
@@ -20,6 +21,8 @@ FRAMING = Framing.named("cls_sep", SentencePieceTokenizer)
 
 class Numbered:
     """Rows that say who they are."""
+
+    fill = {}
 
     def __init__(self, length, offset=0):
         self.length, self.offset = length, offset
@@ -175,12 +178,53 @@ def test_evaluation_reads_every_row_once_and_pads_without_weight():
         batches[len(batches)]
 
 
-def test_labels_of_padded_rows_are_no_labels():
-    class Labelled(Numbered):
-        def take(self, numbers):
-            return {"labels": np.ones((len(numbers), 2), np.int32)}
+class Supervised(Numbered):
+    """Rows with a layout of targets too, and with labels, whatever those are called."""
 
-    assert EvalBatches(Labelled(3), batch_size=4)[0]["labels"].tolist() == [[1, 1]] * 3 + [[-1, -1]]
+    fill = {"grade": -7}
+
+    def take(self, numbers):
+        shape = (len(numbers), 3)
+        return {
+            **super().take(numbers),
+            "segment_ids": np.ones(shape, np.int32),
+            "target_segment_ids": np.ones(shape, np.int32),
+            "grade": np.full(shape[:1], 0.5, np.float32),
+        }
+
+
+def test_surplus_rows_of_an_evaluation_are_real_rows_outside_every_segment():
+    batch = EvalBatches(Supervised(3), batch_size=5)[0]
+    assert batch["tokens"][:, 0].tolist() == [0, 1, 2, 2, 2] and batch["grade"].tolist() == [0.5] * 5
+    for name in ("segment_ids", "target_segment_ids"):
+        assert batch[name].tolist() == [[1, 1, 1]] * 3 + [[0, 0, 0]] * 2
+    # A process whose rows are all surplus reads one, too.
+    assert not EvalBatches(Supervised(3), batch_size=8).batch(0, slice(4, 8))["segment_ids"].any()
+    with pytest.raises(
+        ValueError, match="1 rows too few, and rows of tokens cannot say that they weigh nothing"
+    ):
+        EvalBatches(Numbered(3), batch_size=4)[0]
+
+
+def test_sources_with_other_arrays_are_filled_and_rows_say_whence_they_are():
+    stream = Stream([Numbered(50), Supervised(50, 10_000)], weights=[0.5, 0.5], batch_size=20, seed=1)
+    for step in range(3):
+        batch = stream.batch(step)
+        second = batch["tokens"][:, 0] >= 10_000
+        assert (
+            batch["source"].dtype == np.int32 and (batch["source"] == second).all() and 0 < second.sum() < 20
+        )
+        assert (batch["grade"] == np.where(second, 0.5, -7)).all() and batch["grade"].dtype == np.float32
+        assert (batch["segment_ids"] == second[:, None]).all()
+        halves = [stream.batch(step, slice(0, 1)), stream.batch(step, slice(1, 20))]
+        equal({name: np.concatenate([h[name] for h in halves]) for name in batch}, batch)
+    assert "source" not in Stream(Numbered(3), batch_size=2, seed=0).batch(0)
+
+
+def test_labelled_rows_say_that_no_label_is_not_a_class():
+    assert LabelledRows.fill == {"labels": -1, "token_labels": -1}
+    made = MadeRows(docs(), pair, seed=5, fill={"labels": -1})
+    assert WithLookups(made, {}).fill == {"labels": -1} and not PackedRows.fill
 
 
 def test_mistakes_are_named():
@@ -196,8 +240,14 @@ def test_mistakes_are_named():
         Stream(Numbered(3), batch_size=2, seed=0).batch(-1)
     short = PackedRows(docs(), length=32, framing=FRAMING)
     long = PackedRows(docs(), length=64, framing=FRAMING)
-    with pytest.raises(ValueError, match="cannot be mixed"):
+    expected = r"source 0 gives 'tokens' as int32\[32\] filled with 0, source 1 as int32\[64\] filled with 0"
+    with pytest.raises(ValueError, match=expected):
         Stream([short, long], batch_size=2, seed=0)
+    with pytest.raises(ValueError, match=r"source 0 gives 'tokens' as int64\[1\].*, source 1 as int32\[32\]"):
+        Stream([Numbered(3), short], batch_size=2, seed=0)
+    taken = WithLookups(Numbered(3), {"source": np.zeros(9)})
+    with pytest.raises(ValueError, match="source 1 gives an array 'source', which the stream itself makes"):
+        Stream([Numbered(3), taken], batch_size=2, seed=0)
     with pytest.raises(ValueError, match="nothing to make examples from"):
         MadeRows(docs(0), pair, seed=0)
 

@@ -1,8 +1,12 @@
 """The only training loop in the tree: pretraining and fine-tuning alike pass through `run`.
 
 The order of operations is the point of this file. Step n is dispatched before the metrics of step n-1 are fetched, so the
-host never stalls the devices; a non-finite step is never kept; an evaluation comes before the checkpoint of its step, so a
-resumed run never repeats one. It must not know an objective, a task, a tokenizer or where parameters come from.
+host never stalls the devices, and the batches after it are read meanwhile; a non-finite step is never kept; an evaluation
+comes before the checkpoint of its step, so a resumed run never repeats one.
+
+Besides the objective's numbers, train/ in metrics.jsonl holds learning_rate, seconds, tokens_per_second,
+model_flops_per_second, mfu, and input_wait: the share (0 to 1) of the time since the last line that was spent waiting for
+batches to be read.
 """
 
 import dataclasses
@@ -10,7 +14,7 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -31,6 +35,7 @@ from train.experiment import Run
 from train.flops import count_flops, peak_flops
 from train.launch import HostBatch, Launcher
 from train.optimizer import Optimizer
+from train.read_ahead import ReadAhead
 from train.state import TrainState, create_state
 from train.step import eval_step, train_step
 
@@ -39,7 +44,7 @@ class Stream(Protocol):
     """Training data as a function of the step."""
 
     def batch(self, step: int, rows: slice | None = None) -> HostBatch:
-        """The rows (of this process) of batch `step`; a pure function."""
+        """The rows (of this process) of batch `step`; a pure function, called in another thread."""
         ...
 
 
@@ -80,6 +85,19 @@ class _Progress:
     best_step: int | None = None
     since_best: int = 0
     seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class _Window:
+    """What has been measured since the last log."""
+
+    sums: dict[str, tuple[float, float]]
+    steps: int
+    """Those that were timed: the first one of a run compiles."""
+    begun: float
+    """Time at which they began."""
+    waited: float
+    """Seconds that the run had waited for batches until then."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,60 +233,63 @@ class _Loop:
 
     def _steps(self, state: Any, start: int) -> Result:
         settings, launcher = self.settings, self.launcher
-        rows = launcher.local_rows(settings.batch_size)
-        window: dict[str, tuple[float, float]] = {}
         pending: tuple[int, Any] | None = None
-        bar = tqdm(
-            total=settings.steps,
-            initial=start,
-            desc=self.label,
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 20,
-            disable=jax.process_index() > 0,
-        )
         # A run that ended early is as finished as one that took every step: starting it again must not move its best.
         finished = start >= settings.steps or self._out_of_patience()
-        step, clock, window_start = start, time.perf_counter(), start
-        window_seconds = 0.0
-        while not finished:
-            batch = launcher.put(self.parts.stream.batch(step, rows))
-            if step == start:
-                self._count_flops(state, batch)
-                with jax.transfer_guard("allow"):
-                    state, sums = self.programs.train(state, batch, self.rng)
-                jax.block_until_ready(sums)
-                clock = time.perf_counter()  # compilation is not training time
-            else:
-                with jax.transfer_guard("disallow"):
-                    state, sums = self.programs.train(state, batch, self.rng)
-            if pending is not None:
-                self._absorb(window, *pending, state)
-            pending, step = (step, sums), step + 1
-            bar.update(1)
-            ends = step == settings.steps or self._stops(step)
-            evaluates = step % settings.eval_every == 0 or step == settings.steps
-            saves = step % settings.save_every == 0 or ends
-            if ends or evaluates or saves or step % settings.log_every == 0:
-                self._absorb(window, *pending, state)
-                pending = None
-                now = time.perf_counter()
-                self.progress.seconds += now - clock
-                window_seconds += now - clock
-                self._log(step, window, step - window_start - (window_start == start), window_seconds, bar)
-                window, window_start, window_seconds = {}, step, 0.0
-                if evaluates:
-                    finished = self._evaluate(state, step)
-                if saves or finished:
-                    self._save(self.checkpoints, state, step)
-                clock = time.perf_counter()
-            finished = finished or ends
-        bar.close()
+        step, batches = start, () if finished else self._batches(start)
+        with self._bar(start) as bar, ReadAhead(batches) as ahead:
+            window = _Window({}, 0, time.perf_counter(), 0.0)
+            while not finished:
+                batch = launcher.put(next(ahead))
+                if step == start:
+                    self._count_flops(state, batch)
+                    with jax.transfer_guard("allow"):
+                        state, sums = self.programs.train(state, batch, self.rng)
+                    jax.block_until_ready(sums)
+                    # Compilation is not training time.
+                    window = _Window({}, 0, time.perf_counter(), ahead.waited)
+                else:
+                    with jax.transfer_guard("disallow"):
+                        state, sums = self.programs.train(state, batch, self.rng)
+                    window.steps += 1
+                if pending is not None:
+                    self._absorb(window, *pending, state)
+                pending, step = (step, sums), step + 1
+                bar.update(1)
+                ends = step == settings.steps or self._stops(step)
+                evaluates = step % settings.eval_every == 0 or step == settings.steps
+                saves = step % settings.save_every == 0 or ends
+                if ends or evaluates or saves or step % settings.log_every == 0:
+                    self._absorb(window, *pending, state)
+                    pending = None
+                    self._log(step, window, ahead.waited, bar)
+                    if evaluates:
+                        finished = self._evaluate(state, step)
+                    if saves or finished:
+                        self._save(self.checkpoints, state, step)
+                    window = _Window({}, 0, time.perf_counter(), ahead.waited)
+                finished = finished or ends
         return Result(
             step=step,
             best_step=self.progress.best_step,
             best_value=self.progress.best_value,
             preempted=self.stop_requested,
             seconds=self.progress.seconds,
+        )
+
+    def _batches(self, start: int) -> Iterator[HostBatch]:
+        """This process's rows of every batch that is left."""
+        rows = self.launcher.local_rows(self.settings.batch_size)
+        return (self.parts.stream.batch(step, rows) for step in range(start, self.settings.steps))
+
+    def _bar(self, start: int) -> "tqdm[Any]":
+        return tqdm(
+            total=self.settings.steps,
+            initial=start,
+            desc=self.label,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+            disable=jax.process_index() > 0,
         )
 
     def _stops(self, step: int) -> bool:
@@ -281,7 +302,7 @@ class _Loop:
         self.stop_requested = bool(np.any(flags))
         return self.stop_requested
 
-    def _absorb(self, window: dict[str, tuple[float, float]], step: int, sums: Any, state: Any) -> None:
+    def _absorb(self, window: _Window, step: int, sums: Any, state: Any) -> None:
         """Fetch one step's sums; stop if they are not finite, keeping the state from before that step."""
         fetched = self.launcher.fetch(sums)
         loss, norm = float(fetched["loss"][0]), float(fetched["grad_norm"][0])
@@ -294,24 +315,25 @@ class _Loop:
                 "there, or start in another workdir with a lower optimizer.learning_rate (now "
                 f"{self.settings.optimizer.learning_rate})"
             )
-        metrics.add(window, fetched)
+        metrics.add(window.sums, fetched)
 
-    def _log(
-        self, step: int, window: dict[str, tuple[float, float]], timed: int, seconds: float, bar: "tqdm[Any]"
-    ) -> None:
-        values = {f"train/{k}": v for k, v in metrics.means(window).items()}
+    def _log(self, step: int, window: _Window, waited: float, bar: "tqdm[Any]") -> None:
+        seconds = time.perf_counter() - window.begun
+        self.progress.seconds += seconds
+        values = {f"train/{k}": v for k, v in metrics.means(window.sums).items()}
         values["train/learning_rate"] = float(self.settings.optimizer.rate(self.settings.steps)(step - 1))
         values["train/seconds"] = self.progress.seconds
-        tokens = values.pop("train/tokens")
-        if timed > 0 and seconds > 0:
-            values["train/tokens_per_second"] = tokens * timed / seconds
-            values["train/model_flops_per_second"] = self.flops * timed / seconds
+        tokens, rate = values.pop("train/tokens"), float("nan")
+        if window.steps > 0 and seconds > 0:
+            rate = tokens * window.steps / seconds
+            values["train/tokens_per_second"] = rate
+            values["train/input_wait"] = (waited - window.waited) / seconds
+            values["train/model_flops_per_second"] = self.flops * window.steps / seconds
             peak = peak_flops()
             if peak is not None:
-                values["train/mfu"] = self.flops * timed / seconds / peak
+                values["train/mfu"] = self.flops * window.steps / seconds / peak
         if self.writer is not None:
             self.writer.write(step, values)
-        rate = values["train/tokens_per_second"] if timed > 0 and seconds > 0 else float("nan")
         bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {rate / 1e3:.1f}k tokens/s", refresh=False)
 
     def _evaluate(self, state: Any, step: int) -> bool:
@@ -365,10 +387,20 @@ class _Loop:
 def evaluate(
     step: Callable[..., Any], launcher: Launcher, state: Any, batches: Iterable[HostBatch], rng: Any
 ) -> dict[str, tuple[float, float]]:
-    """Sums with weights over all batches, added in float64 on the host."""
+    """Sums with weights over all batches, added in float64 on the host.
+
+    As in training, a batch is dispatched before the sums of the one before it are fetched, and the next ones are read
+    meanwhile.
+    """
     total: dict[str, tuple[float, float]] = {}
-    for batch in batches:
-        rows = launcher.local_rows(len(batch["tokens"]))
-        sums = step(state, launcher.put({k: v[rows] for k, v in batch.items()}), rng)
-        metrics.add(total, launcher.fetch(sums))
+    pending: Any = None
+    with ReadAhead(batches) as ahead:
+        for batch in ahead:
+            rows = launcher.local_rows(len(batch["example_ids"]))
+            sums = step(state, launcher.put({k: v[rows] for k, v in batch.items()}), rng)
+            if pending is not None:
+                metrics.add(total, launcher.fetch(pending))
+            pending = sums
+    if pending is not None:
+        metrics.add(total, launcher.fetch(pending))
     return total
