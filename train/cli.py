@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import jax
 import tyro
+from rich.console import Console
 
 T = TypeVar("T")
 
@@ -91,6 +92,12 @@ def one_line_errors(main: Callable[[Sequence[str]], None], arguments: Sequence[s
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def console(stderr: bool) -> Console:
+    """Where tables go; in a log file they get room instead of 80 columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 120)
 
 
 def multi_host() -> None:
