@@ -32,11 +32,8 @@ def score(run: str | Path | Source | Model, data: str, batch_size: int = 32) -> 
     answers, means = answer_examples(model, examples, batch_size)
     if not means:
         raise ValueError(f"{data} has no labelled examples")
-    return {
-        **means,
-        "examples": float(len(examples)),
-        **task.scores(examples, answers, model.learned),
-    }
+    own = task.scores(examples, answers, model.learned)
+    return {**means, "examples": float(len(examples)), **own}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import finetune.adapters
 import finetune.tasks
 from data.tokenizer import Tokenizer
-from finetune.tasks.base import Columns, Example, Learned, Task, TaskRows
+from finetune.tasks.base import Columns, Example, Learned, Packing, Task, TaskRows
 from finetune.tasks.text_classification import TextClassification
 from model.config import TransformerConfig
 from train.adapter import FULL, Adapter
@@ -130,10 +130,8 @@ class FineTune(Run):
 
     def rows(self, examples: Sequence[Example], learned: Learned, tokenizer: Tokenizer) -> TaskRows:
         """Examples packed as this run reads them."""
-        data = self.data
-        return self.task.rows(
-            examples, learned, tokenizer=tokenizer, length=data.length, max_segments=data.max_segments
-        )
+        packing = Packing(tokenizer, self.data.length, self.data.max_segments)
+        return self.task.rows(examples, learned, packing)
 
     def with_metric(self) -> "FineTune":
         """With the task's metric by its name, where that is left to the task."""

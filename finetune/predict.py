@@ -100,13 +100,10 @@ def _compute_rows(
     model: Model, rows: TaskRows, batch_size: int, sums: dict[str, tuple[float, float]]
 ) -> Iterator[Computed]:
     """Every row once, in order, batch by batch; the objective's sums are added to `sums`."""
+    task = model.experiment.task
     for start, batch in zip(itertools.count(0, batch_size), EvalBatches(rows, batch_size=batch_size)):
         out, own = _compute(
-            model.network,
-            model.experiment.task,
-            model.objective,
-            model.params,
-            {name: jnp.asarray(array) for name, array in batch.items()},
+            model.network, task, model.objective, model.params, jax.tree.map(jnp.asarray, batch)
         )
         add(sums, own)
         numbers = np.arange(start, min(start + batch_size, len(rows)))

@@ -21,6 +21,8 @@ Example = Any
 """A record as the task reads it, with its label or without."""
 Learned = Any
 """What the training examples say of all (class names, a range of scores), as JSON can carry it."""
+Classes = tuple[str, ...]
+"""What tasks that choose among classes learn: the names."""
 Outputs = Any
 """A pytree of arrays with leading axis B."""
 Answer = Any
@@ -34,6 +36,14 @@ class Columns:
     text: str
     text_pair: str
     label: str
+
+
+class Packing(NamedTuple):
+    """How a run makes rows: by which tokenizer, of how many tokens, with at most how many segments."""
+
+    tokenizer: Tokenizer
+    length: int
+    max_segments: int
 
 
 class TaskRows(Rows, Protocol):
@@ -78,16 +88,8 @@ class Task(abc.ABC):
         """The loss."""
 
     @abc.abstractmethod
-    def rows(
-        self,
-        examples: Sequence[Example],
-        learned: Learned,
-        *,
-        tokenizer: Tokenizer,
-        length: int,
-        max_segments: int,
-    ) -> TaskRows:
-        """Examples, perhaps without labels, as rows of `length` tokens; one example may become several segments."""
+    def rows(self, examples: Sequence[Example], learned: Learned, packing: Packing) -> TaskRows:
+        """Examples, perhaps without labels, as rows; one example may become several segments."""
 
     @abc.abstractmethod
     def outputs(self, objective: Any, network: BoundNetwork, batch: Mapping[str, jax.Array]) -> Outputs:
@@ -100,7 +102,7 @@ class Task(abc.ABC):
         """One answer per example, from the rows that the method of that name made of them, each computed once."""
 
     def scores(
-        self, examples: Sequence[Example], answers: Sequence[Answer], learned: Learned
+        self, examples: Sequence[Example], answers: list[Answer], learned: Learned
     ) -> dict[str, float]:
         """What is no mean over examples, such as F1; the objective's terms and metrics are reported anyway."""
         return {}

@@ -9,8 +9,7 @@ import numpy as np
 
 from data.labelled import LabelledRows, SequenceExample, class_names, sequence_examples, sequence_rows
 from data.records import Record
-from data.tokenizer import Tokenizer
-from finetune.tasks.base import Columns, Computed, Task
+from finetune.tasks.base import Classes, Columns, Computed, Packing, Task
 from model.network import BoundNetwork
 from objectives.segments import Pooling
 from objectives.sequence_classification import SequenceClassification
@@ -48,27 +47,17 @@ class TextClassification(Task):
         """Texts, perhaps pairs, with a class each."""
         return sequence_examples(records, text=columns.text, text_pair=columns.text_pair, label=columns.label)
 
-    def learn(self, examples: Sequence[SequenceExample]) -> tuple[str, ...]:
+    def learn(self, examples: Sequence[SequenceExample]) -> Classes:
         """The names of the classes."""
         return class_names(examples)
 
-    def objective(self, learned: tuple[str, ...]) -> SequenceClassification:
+    def objective(self, learned: Classes) -> SequenceClassification:
         """Cross-entropy per text."""
         return SequenceClassification(classes=len(learned), pooling=self.pooling)
 
-    def rows(
-        self,
-        examples: Sequence[SequenceExample],
-        learned: tuple[str, ...],
-        *,
-        tokenizer: Tokenizer,
-        length: int,
-        max_segments: int,
-    ) -> LabelledRows:
+    def rows(self, examples: Sequence[SequenceExample], learned: Classes, packing: Packing) -> LabelledRows:
         """One segment per text, or pair."""
-        return sequence_rows(
-            examples, tokenizer=tokenizer, classes=learned, length=length, max_segments=max_segments
-        )
+        return sequence_rows(examples, classes=learned, **packing._asdict())
 
     def outputs(
         self, objective: SequenceClassification, network: BoundNetwork, batch: Mapping[str, jax.Array]
@@ -80,7 +69,7 @@ class TextClassification(Task):
     def answers(
         self,
         examples: Sequence[SequenceExample],
-        learned: tuple[str, ...],
+        learned: Classes,
         rows: LabelledRows,
         computed: Iterable[Computed],
     ) -> list[TextPrediction]:

@@ -8,8 +8,7 @@ import numpy as np
 
 from data.labelled import LabelledRows, TokenExample, class_names, token_examples, token_rows
 from data.records import Record
-from data.tokenizer import Tokenizer
-from finetune.tasks.base import Columns, Computed, Task
+from finetune.tasks.base import Classes, Columns, Computed, Packing, Task
 from model.network import BoundNetwork
 from objectives import token_classification
 
@@ -40,29 +39,19 @@ class TokenClassification(Task):
             raise ValueError(f"data.text_pair is {columns.text_pair!r}, but word labels have no second text")
         return token_examples(records, words=columns.text, tags=columns.label)
 
-    def learn(self, examples: Sequence[TokenExample]) -> tuple[str, ...]:
+    def learn(self, examples: Sequence[TokenExample]) -> Classes:
         """The names of the classes."""
         return class_names(examples)
 
-    def objective(self, learned: tuple[str, ...]) -> token_classification.TokenClassification:
+    def objective(self, learned: Classes) -> token_classification.TokenClassification:
         """Cross-entropy per word, at its first token."""
         return token_classification.TokenClassification(classes=len(learned))
 
-    def rows(
-        self,
-        examples: Sequence[TokenExample],
-        learned: tuple[str, ...],
-        *,
-        tokenizer: Tokenizer,
-        length: int,
-        max_segments: int,
-    ) -> LabelledRows:
+    def rows(self, examples: Sequence[TokenExample], learned: Classes, packing: Packing) -> LabelledRows:
         """One segment per sentence that has words."""
         # Rows need something in them, also where no sentence has words.
         filled = [example for example in examples if example.words] or [TokenExample(words=("",))]
-        return token_rows(
-            filled, tokenizer=tokenizer, classes=learned, length=length, max_segments=max_segments
-        )
+        return token_rows(filled, classes=learned, **packing._asdict())
 
     def outputs(
         self,
@@ -77,7 +66,7 @@ class TokenClassification(Task):
     def answers(
         self,
         examples: Sequence[TokenExample],
-        learned: tuple[str, ...],
+        learned: Classes,
         rows: LabelledRows,
         computed: Iterable[Computed],
     ) -> list[WordsPrediction]:
@@ -98,7 +87,7 @@ class TokenClassification(Task):
         ]
 
     def scores(
-        self, examples: Sequence[TokenExample], answers: Sequence[WordsPrediction], learned: tuple[str, ...]
+        self, examples: Sequence[TokenExample], answers: Sequence[WordsPrediction], learned: Classes
     ) -> dict[str, float]:
         """Of classes in IOB form F1, precision and recall of whole entities; a word that was cut off counts as in none."""
         if not all(name == "O" or name[:2] in ("B-", "I-") for name in learned):

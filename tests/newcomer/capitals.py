@@ -85,11 +85,9 @@ class CountCapitals(Task):
     def objective(self, learned):
         return SquaredError(mean=learned["mean"])
 
-    def rows(self, examples, learned, *, tokenizer, length, max_segments):
+    def rows(self, examples, learned, packing):
         texts = [SequenceExample(text=e.text) for e in examples]
-        packed = sequence_rows(
-            texts, tokenizer=tokenizer, classes=(), length=length, max_segments=max_segments
-        )
+        packed = sequence_rows(texts, classes=(), **packing._asdict())
         return CountRows(examples, packed)
 
     def outputs(self, objective, network, batch):
