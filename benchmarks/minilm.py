@@ -62,7 +62,8 @@ def ours(published: Path, folder: Path, task: str, seed: int) -> dict[str, float
     from finetune.convert import import_run
     from finetune.evaluate import score
     from finetune.experiment import FineTune, LabelledData, ModelChanges
-    from finetune.tasks import TextClassification, TokenClassification
+    from finetune.tasks.text_classification import TextClassification
+    from finetune.tasks.token_classification import TokenClassification
     from train.optimizer import Optimizer
 
     job = JOBS[task]

@@ -25,7 +25,8 @@ from finetune.published.family import SCORE, Family
 from finetune.published.files import read_config, refuse_full
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
@@ -97,15 +98,15 @@ def _classifier(found: Published) -> dict[str, Any]:
     kind = found.config["problem_type"] if "problem_type" in found.config else None
     if kind not in (None, ONE_CLASS) or len(found.classes) < 2:
         # Several classes at once, or a number: there is no task of this kind here, but the head is kept for an export.
-        return {"classes": list(found.classes)}
+        return {"learned": encode(found.classes)}
     model = found.network.backbone.config
     task = TokenClassification() if "token_classifier" in heads else TextClassification(pooling=found.pooling)
     length = min(model.max_positions, LONGEST)
-    experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8)
+    experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8).with_metric()
     return {
         "experiment": encode(experiment),
-        "objective": encode(task.objective(len(found.classes))),
-        "classes": list(found.classes),
+        "objective": encode(task.objective(found.classes)),
+        "learned": encode(found.classes),
     }
 
 
@@ -158,7 +159,7 @@ def export_run(
             params=source.params,
             family=family,
             architecture=chosen,
-            classes=tuple(source.description["classes"] if "classes" in source.description else ()),
+            classes=source.stored("learned") if heads & CLASSIFIERS else (),
             dtype=dtype or (imported["dtype"] if imported else "float32"),
             config=config,
         )

@@ -52,7 +52,7 @@ def load(folder: str | Path) -> Model:
     if "objective" in source.description:
         heads = tuple(source.stored("objective").heads(source.model))
     else:
-        classes = len(source.description["classes"]) if "classes" in source.description else 0
+        classes = len(source.description["learned"]) if "learned" in source.description else 0
         heads = tuple((name, head_module(name, source.model, classes)) for name in source.params["heads"])
     return Model(Network(source.model.build(), heads), jax.device_put(source.params), source.tokenizer)
 

@@ -24,7 +24,7 @@ CONFIG = """
 from benchmarks.study import Study, Task
 from benchmarks.tasks import optimizer
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification
+from finetune.tasks.text_classification import TextClassification
 from model.encoder import EncoderConfig
 from objectives.masked_lm import MaskedLM
 from train.experiment import Experiment, TextData

@@ -12,7 +12,8 @@ from data.stream import Stream
 from data.tokenizer import train_sentencepiece
 from finetune.build import fine_tune
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from model.bert import BertConfig
 from model.network import Network
 from objectives.masked_lm import MaskedLM

@@ -4,11 +4,17 @@ Knows tyro and exit codes, and nothing of training.
 """
 
 import dataclasses
+import functools
 import importlib.util
+import inspect
+import operator
 import os
+import pkgutil
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 import jax
@@ -78,6 +84,40 @@ def parse_with(
         config=(tyro.conf.FlagConversionOff,),
     )
     return parsed.experiment, getattr(parsed, name)
+
+
+def choices(base: type[Any], package: ModuleType) -> Any:
+    """An annotation of a field of type `base` that lets a command line choose its class.
+
+    Offered are all subclasses that are not abstract: those in the files of the package, in the base's own, and in what an
+    experiment file imports or defines.
+    """
+
+    def union() -> Any:
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+        # Of two with one name the later: an experiment file may be loaded again in one process.
+        named = {command_name(kind): kind for kind in _concrete_subclasses(base)}
+        kinds: list[Any] = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in named.items()]
+        return functools.reduce(operator.or_, kinds)
+
+    return tyro.conf.arg(constructor_factory=union)
+
+
+def command_name(kind: type) -> str:
+    """How a command line calls a class.
+
+    >>> [command_name(type(name, (), {})) for name in ("TextClassification", "LoRA", "Full")]
+    ['text-classification', 'lora', 'full']
+    """
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", kind.__name__).lower()
+
+
+def _concrete_subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for kind in base.__subclasses__():
+        if not inspect.isabstract(kind):
+            yield kind
+        yield from _concrete_subclasses(kind)
 
 
 def one_line_errors(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
