@@ -144,7 +144,7 @@ def _our_states(published: Path) -> Any:
         tokens = np.array([tokenizer.frame(pair=False).around(ids)[0]], np.int32)
         places = np.arange(tokens.shape[1], dtype=np.int32)[None]
         batch: Any = {"segment_ids": np.ones_like(tokens), "positions": places}
-        states.append(np.asarray(bound.encode(tokens, batch)[0]).mean(axis=0))
+        states.append(np.asarray(bound.encode({**batch, "tokens": tokens})[0]).mean(axis=0))
     return np.stack(states)
 
 

@@ -55,7 +55,7 @@ def backbone(objective: Objective) -> TransformerConfig:
 
 def objectives() -> Iterator[tuple[str, Objective]]:
     """(name, objective) of every row of the table."""
-    one, pairs = MaskedLM(mask_id=MASK, max_segments=1), {"length": LENGTH, "max_segments": 1}
+    one, pairs = MaskedLM(max_segments=1), {"length": LENGTH, "max_segments": 1}
     next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs)
     spans = {"first_sentinel_id": TOP, "eos_id": EOS, "inputs_length": LENGTH}
     yield "masked_lm", one
@@ -79,7 +79,7 @@ def objectives() -> Iterator[tuple[str, Objective]]:
             longest_document=LENGTH,
         ),
     )
-    yield "replaced_token_detection", ReplacedTokenDetection(mask_id=MASK, max_segments=1, generator_heads=1)
+    yield "replaced_token_detection", ReplacedTokenDetection(max_segments=1, generator_heads=1)
     yield "simcse", SimCSE(max_segments=1)
     yield "causal_lm", CausalLM()
     yield "multi_token, 3 ahead", MultiToken(ahead=3)

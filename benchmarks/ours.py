@@ -78,9 +78,7 @@ def _our_model(contestant: Contestant) -> tuple[Any, Any]:
     if contestant.model == "gpt":
         return config, CausalLM()
     gather = contestant.variant == "gathered"
-    objective = MaskedLM(
-        mask_id=MASK_ID, first_ordinary_id=FIRST_ORDINARY_ID, max_segments=1, rate=SCORED, gather=gather
-    )
+    objective = MaskedLM(first_ordinary_id=FIRST_ORDINARY_ID, max_segments=1, rate=SCORED, gather=gather)
     return config, objective
 
 

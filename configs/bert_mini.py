@@ -11,8 +11,9 @@ from model.bert import bert_mini
 from objectives.bert import bert
 from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, PAIRS = 128, 4
 
@@ -22,7 +23,7 @@ def config() -> Experiment:
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
         objective=bert(
-            MaskedLM(mask_id=MASK, max_segments=PAIRS),
+            MaskedLM(max_segments=PAIRS),
             NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS),
         ),
         data=TextData(length=LENGTH, max_segments=PAIRS),

@@ -9,8 +9,9 @@ from model.bert import bert_mini
 from objectives.bert import bert
 from objectives.bert_next_sentence import BertNextSentence
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, PAIRS = 128, 4
 # Ids of the published vocabulary.
@@ -24,7 +25,7 @@ def config() -> Experiment:
     return Experiment(
         model=bert_mini(),
         objective=bert(
-            MaskedLM(mask_id=MASK, first_ordinary_id=MASK + 1, max_segments=PAIRS, fixed_masks=10),
+            MaskedLM(first_ordinary_id=MASK + 1, max_segments=PAIRS, fixed_masks=10),
             BertNextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS, sentence_ends=ends),
         ),
         data=TextData(length=LENGTH, max_segments=PAIRS, tokenizer="runs/bert/tokenizer.model"),

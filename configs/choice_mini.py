@@ -10,15 +10,16 @@ from data.tokenizer import MASK
 from model.bert import bert_mini
 from objectives.choice import Choice
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 128, 8
 
 
 def config() -> Experiment:
     """One objective for each row, drawn anew in every step; the last numbers are their shares."""
-    tokens = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
+    tokens = MaskedLM(max_segments=SEGMENTS)
     spans = dataclasses.replace(tokens, unit="span")
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),

@@ -14,8 +14,9 @@ from model.encoder import encoder_tiny
 from objectives.bert import bert
 from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, PAIRS = 128, 4
 
@@ -25,7 +26,7 @@ def pretraining() -> Experiment:
     return Experiment(
         model=encoder_tiny(vocab_size=8192, max_positions=LENGTH),
         objective=bert(
-            MaskedLM(mask_id=MASK, max_segments=PAIRS),
+            MaskedLM(max_segments=PAIRS),
             NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS),
         ),
         data=TextData(files=("imdb_reviews_text",), length=LENGTH, max_segments=PAIRS, eval_rows=256),

@@ -7,8 +7,9 @@ Result:   not yet measured.
 from data.tokenizer import EOS
 from model.llama import llama_mini
 from objectives.fill_in_the_middle import FillInTheMiddle
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 VOCABULARY, LENGTH = 8192, 256
 

@@ -7,8 +7,9 @@ Result:   not yet measured; beside masked LM it makes the study's gain in sentim
 from data.tokenizer import CLS, SEP
 from model.encoder import encoder_mini
 from objectives.neighbour_words import NeighbourWords
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 128, 8
 

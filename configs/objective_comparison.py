@@ -23,8 +23,9 @@ from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
 from objectives.replaced_token_detection import ReplacedTokenDetection
 from objectives.span_corruption import SpanCorruption
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS, VOCABULARY, SENTINELS = 128, 4, 8192, 100
 
@@ -52,7 +53,7 @@ def pretraining(objective: Objective, model: TransformerConfig, learning_rate: f
 def config() -> Comparison:
     """Five objectives, two tasks at 1,024 labels, three seeds."""
     encoder = encoder_tiny(vocab_size=VOCABULARY, max_positions=LENGTH)
-    masked_lm = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
+    masked_lm = MaskedLM(max_segments=SEGMENTS)
     next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=SEGMENTS)
     t5 = T5V11Config(
         vocab_size=VOCABULARY,
@@ -72,20 +73,18 @@ def config() -> Comparison:
             ("masked-lm-15", pretraining(masked_lm, encoder)),
             (
                 "masked-lm-30",
-                pretraining(MaskedLM(mask_id=MASK, max_segments=SEGMENTS, rate=0.3), encoder),
+                pretraining(MaskedLM(max_segments=SEGMENTS, rate=0.3), encoder),
             ),
             (
                 "bert",
                 pretraining(
-                    bert(MaskedLM(mask_id=MASK, max_segments=SEGMENTS, fixed_masks=10), next_sentence),
+                    bert(MaskedLM(max_segments=SEGMENTS, fixed_masks=10), next_sentence),
                     encoder,
                 ),
             ),
             (
                 "electra",
-                pretraining(
-                    ReplacedTokenDetection(mask_id=MASK, max_segments=SEGMENTS, generator_heads=1), encoder
-                ),
+                pretraining(ReplacedTokenDetection(max_segments=SEGMENTS, generator_heads=1), encoder),
             ),
             # At 3e-3 its held-out loss is the same, but its encoder serves the tasks worse (0.52 instead of 0.69).
             ("span-corruption", pretraining(spans, t5, learning_rate=1e-3)),

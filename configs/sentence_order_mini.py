@@ -11,15 +11,16 @@ from model.bert import bert_mini
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
 from objectives.sentence_order import SentenceOrder
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, PAIRS = 128, 4
 
 
 def config() -> Experiment:
     """The experiment; every field can be overridden on the command line."""
-    masked_lm = MaskedLM(mask_id=MASK, max_segments=PAIRS)
+    masked_lm = MaskedLM(max_segments=PAIRS)
     order = SentenceOrder(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS)
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),

@@ -8,8 +8,9 @@ import dataclasses
 
 from model.encoder import encoder_mini
 from objectives.simcse import SimCSE
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 128, 8
 

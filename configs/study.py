@@ -19,8 +19,9 @@ from model.encoder import encoder_tiny
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
 from objectives.neighbour_words import NeighbourWords
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 256, 8
 
@@ -38,9 +39,7 @@ def pretraining() -> Experiment:
     )
     return Experiment(
         model=encoder_tiny(vocab_size=16384, max_positions=LENGTH),
-        objective=Mixture(
-            parts=(("mlm", MaskedLM(mask_id=MASK, max_segments=SEGMENTS), 1.0), ("words", words, 1.0))
-        ),
+        objective=Mixture(parts=(("mlm", MaskedLM(max_segments=SEGMENTS), 1.0), ("words", words, 1.0))),
         data=TextData(files=("imdb_reviews_text",), length=LENGTH, max_segments=SEGMENTS, eval_rows=256),
         table="semantic",
         optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, warmup=0.05),

@@ -7,8 +7,9 @@ Result:   not yet measured.
 from data.tokenizer import EOS
 from model.t5 import T5V11Config
 from objectives.span_corruption import SpanCorruption
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 VOCABULARY, SENTINELS, LENGTH = 8192, 100, 256
 

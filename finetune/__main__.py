@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from finetune.build import console, fine_tune
+from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
-from train.cli import load_config, multi_host, one_line_errors, parse
+from train.cli import console, load_config, multi_host, one_line_errors, parse
 from train.loop import Result
 from train.metrics import read_rows
 

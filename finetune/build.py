@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from data.labelled import subset
 from data.records import Record
 from data.sources import is_tfds, records
 from data.stream import EvalBatches, Stream
+from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
 from finetune.tasks.base import Example, Learned
 from model.network import Network
 from objectives.base import Objective
-from train.build import check_evaluations, check_model, check_run
+from train.build import check_evaluations, check_model, check_run, network_of
+from train.cli import console
+from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
@@ -41,6 +43,7 @@ class Built:
     """As given, but with steps, best metric and columns resolved."""
     source: Source
     parts: Parts
+    tokenizer: Tokenizer | None
     passport: Passport
     learned: Learned
     description: dict[str, Any]
@@ -66,21 +69,13 @@ def fine_tune(
       quiet: print neither the hand-off nor what packing did.
     """
     built = build(experiment, source)
-    claim(workdir, built.description, built.source.tokenizer)
+    claim(workdir, built.description, built.tokenizer)
     if jax.process_index() == 0:
-        # A resumed run keeps the account of its beginning: the run it came from may have gone on since.
-        if not (workdir / "passport.json").exists():
-            built.passport.write(workdir / "passport.json")
+        built.passport.keep(workdir)
         if not quiet:
             print(*built.reports, f"hand-off from {built.source.checkpoint}", sep="\n", file=sys.stderr)
             console(stderr=True).print(built.passport.table())
     return run(built.experiment, built.parts, workdir, label=label)
-
-
-def console(stderr: bool) -> Console:
-    """Where tables go; in a log file they get room instead of 80 columns."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120)
 
 
 def build(experiment: FineTune, source: Source | None = None) -> Built:
@@ -99,14 +94,18 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     experiment, examples = _read(experiment.with_metric())
     data = experiment.data
     learned = experiment.task.learn(examples["train"])
-    objective = experiment.task.objective(learned)
-    check_model(model, objective, data.length, encoder_alone=True)
+    tokenizer = source.tokenizer if source.has_tokenizer else None
+    shape = data.row_shape(model, tokenizer)
+    objective = experiment.task.objective(learned).for_rows(shape)
+    check_companions(objective, experiment.companions)
+    check_model(model, objective, encoder_alone=True)
     check_run(experiment, objective)
+    companions = open_companions(experiment, objective, model)
+    check_tokenizers(companions, tokenizer)
     rows = {
-        name: experiment.rows(some, learned, source.tokenizer)
-        for name, some in _draw(experiment, examples).items()
+        name: experiment.rows(some, learned, tokenizer) for name, some in _draw(experiment, examples).items()
     }
-    network = Network(model.build(), tuple(objective.heads(model)))
+    network = network_of(model, objective, companions)
     experiment = _resolve_steps(experiment, len(rows["train"]))
     eval_sets = {
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
@@ -125,11 +124,18 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
             eval_sets=eval_sets,
             adapter=experiment.adapter,
             initial=initial,
+            companions={companion.name: companion.params for companion in companions},
         ),
+        tokenizer=tokenizer,
         passport=passport,
         learned=learned,
-        description=_description(experiment, network, objective, learned) | _origin(source),
-        reports=tuple(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
+        description=_description(experiment, network, objective, learned)
+        | {"companion_checkpoints": {companion.name: companion.description() for companion in companions}}
+        | _origin(source),
+        reports=(
+            *(companion.report() for companion in companions),
+            *(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
+        ),
     )
 
 
@@ -140,6 +146,7 @@ def _description(
         "experiment": encode(experiment),
         "model": encode(network.backbone.config),
         "objective": encode(objective),
+        "rows": encode(objective.rows),
         "adapter": encode(experiment.adapter),
         "learned": encode(learned),
     }

@@ -18,7 +18,6 @@ import tyro
 from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
 from data.tokenizer_files import of_sentencepiece, published_tokenizer
-from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
 from finetune.published.family import SCORE, Family
@@ -31,7 +30,7 @@ from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
-from train.cli import one_line_errors
+from train.cli import console, one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
@@ -75,9 +74,9 @@ def import_run(
         "config": found.config,
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
-    claim(workdir, {**description, **_classifier(found)}, tokenizer)
+    claim(workdir, {**description, **_classifier(found, tokenizer)}, tokenizer)
     if jax.process_index() == 0 and not saved_steps(workdir / "checkpoints"):
-        found.passport.write(workdir / "passport.json")
+        found.passport.keep(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(0, _state(found.params), {})
     checkpoints.close()
@@ -90,7 +89,7 @@ def _state(params: Any) -> TrainState:
     return TrainState(step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={})
 
 
-def _classifier(found: Published) -> dict[str, Any]:
+def _classifier(found: Published, tokenizer: Tokenizer) -> dict[str, Any]:
     """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
     if not heads & CLASSIFIERS:
@@ -106,6 +105,7 @@ def _classifier(found: Published) -> dict[str, Any]:
     return {
         "experiment": encode(experiment),
         "objective": encode(task.objective(found.classes)),
+        "rows": encode(experiment.data.row_shape(model, tokenizer)),
         "learned": encode(found.classes),
     }
 

@@ -12,11 +12,13 @@ import finetune.tasks
 from data.tokenizer import Tokenizer
 from finetune.tasks.base import Columns, Example, Learned, Packing, Task, TaskRows
 from finetune.tasks.text_classification import TextClassification
-from model.config import TransformerConfig
+from model.config import ModelConfig
+from objectives.rows import RowShape
 from train.adapter import FULL, Adapter
 from train.cli import choices
 from train.experiment import Run
 from train.optimizer import Optimizer
+from train.rows import row_shape_of
 
 TASK_METRIC = "task"
 """As `best`: the metric that the task names, and whether more of it is better."""
@@ -59,6 +61,13 @@ class LabelledData:
             if getattr(self, field) < 0:
                 raise ValueError(f"data.{field} must be 0 (all) or a count, got {getattr(self, field)}")
 
+    def row_shape(self, model: ModelConfig, tokenizer: Tokenizer | None) -> RowShape:
+        """What is true of all rows, where there is a tokenizer and where there is none."""
+        shape = {"length": self.length, "max_segments": self.max_segments}
+        if tokenizer is None:
+            return RowShape(**shape)
+        return row_shape_of(tokenizer, pieces=tokenizer.vocab_size, vocab_size=model.vocab_size, **shape)
+
     @property
     def columns(self) -> Columns:
         """Where a record's text and label are."""
@@ -82,24 +91,23 @@ class ModelChanges:
     attention: Literal["stored", "auto", "plain", "cudnn", "splash"] = "auto"
     """Attention kernel; not the run's by default, which may have been chosen for another machine."""
 
-    def apply(self, model: TransformerConfig) -> TransformerConfig:
-        """The run's model with these changes."""
-        named = {k: v for k in ("dtype", "remat", "attention") if (v := getattr(self, k)) != "stored"}
-        return dataclasses.replace(
-            model,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            max_positions=self.positions or model.max_positions,
-            **named,
-        )
+    def apply(self, model: ModelConfig) -> ModelConfig:
+        """The run's model with those of these changes that it knows."""
+        known = {field.name for field in dataclasses.fields(model)}
+        if self.positions and "max_positions" not in known:
+            raise ValueError(
+                f"model.positions is {self.positions}, but a {type(model).__name__} places no positions"
+            )
+        changes = {k: v for k in ("dtype", "remat", "attention") if (v := getattr(self, k)) != "stored"}
+        changes |= {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        changes |= {"max_positions": self.positions} if self.positions else {}
+        return dataclasses.replace(model, **{k: v for k, v in changes.items() if k in known})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTune(Run):
     """A fine-tuning experiment: `configs/x.py` defines `config() -> FineTune`."""
 
-    init: str = ""
-    """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
     init_parameters: Literal["restored", "fresh"] = "restored"
     """Fresh takes only the model's shape and the tokenizer from `init`: training from scratch, to compare
     with.
@@ -128,7 +136,7 @@ class FineTune(Run):
         if self.init_parameters == "fresh" and self.reuse_heads:
             raise ValueError(f"init_parameters is fresh, but reuse_heads asks for {list(self.reuse_heads)}")
 
-    def rows(self, examples: Sequence[Example], learned: Learned, tokenizer: Tokenizer) -> TaskRows:
+    def rows(self, examples: Sequence[Example], learned: Learned, tokenizer: Tokenizer | None) -> TaskRows:
         """Examples packed as this run reads them."""
         packing = Packing(tokenizer, self.data.length, self.data.max_segments)
         return self.task.rows(examples, learned, packing)

@@ -30,6 +30,7 @@ from finetune.experiment import FineTune
 from finetune.tasks.base import Answer, Computed, Example, Learned, Outputs, Task, TaskRows
 from model.network import Network, Params
 from objectives.base import Objective, SumAndWeight
+from train.build import network_of
 from train.cli import one_line_errors
 from train.metrics import add, means
 from train.restore import Source, open_run
@@ -41,7 +42,7 @@ class Model:
 
     network: Network
     params: Params
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     experiment: FineTune
     objective: Objective
     learned: Learned
@@ -54,17 +55,17 @@ def load(run: str | Path | Source) -> Model:
       FileNotFoundError, ValueError: there is no such run, it is damaged, or it was not fine-tuned.
     """
     source = run if isinstance(run, Source) else open_run(run)
-    experiment, objective = source.stored("experiment"), source.stored("objective")
+    experiment = source.stored("experiment")
     if not isinstance(experiment, FineTune):
         raise ValueError(
             f"{source.folder} is a {type(experiment).__name__}, not a fine-tuned run: it has no task"
         )
     return Model(
-        network=Network(source.model.build(), tuple(objective.heads(source.model))),
+        network=network_of(source.model, source.objective),
         params=jax.device_put(source.params, jax.local_devices()[0]),
-        tokenizer=source.tokenizer,
+        tokenizer=source.tokenizer if source.has_tokenizer else None,
         experiment=experiment,
-        objective=objective,
+        objective=source.objective,
         learned=source.stored("learned"),
     )
 

@@ -50,7 +50,7 @@ def load(folder: str | Path) -> Model:
         return Model(found.network, jax.device_put(found.params), tokenizer)
     source = open_run(path)
     if "objective" in source.description:
-        heads = tuple(source.stored("objective").heads(source.model))
+        heads = tuple(source.objective.heads(source.model))
     else:
         classes = len(source.description["learned"]) if "learned" in source.description else 0
         heads = tuple((name, head_module(name, source.model, classes)) for name in source.params["heads"])
@@ -110,7 +110,7 @@ def hidden_states(model: Model, batch: Mapping[str, Any]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _hidden_states(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    return network.bind(params).encode(batch["tokens"], batch)
+    return network.bind(params).encode(batch)
 
 
 def logits(model: Model, batch: Mapping[str, Any]) -> jax.Array:
@@ -127,7 +127,7 @@ def _logits(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.A
     bound = network.bind(params)
     if bound.config.encoder_decoder:
         raise ValueError("an encoder-decoder's logits are of its targets: use network.bind(params).decode")
-    hidden_BLD = bound.encode(batch["tokens"], batch)
+    hidden_BLD = bound.encode(batch)
     if bound.config.causal:
         return bound.unembed(hidden_BLD)
     return bound.unembed(*bound.head("masked_lm", hidden_BLD))

@@ -62,6 +62,10 @@ class ModelConfig(abc.ABC):
         """Raise ValueError if the backbone cannot read rows of this length."""
         return None
 
+    def exact(self) -> Self:
+        """In float32 and without dropout, so that launchers can be compared."""
+        return dataclasses.replace(self, dtype="float32")
+
     def plain(self, length: int) -> Self:
         """The same mathematics on such rows with nothing recomputed and no fused kernel: what FLOPs are counted of."""
         return self
@@ -246,6 +250,9 @@ class TransformerConfig(ModelConfig):
                 "the model more positions"
             )
         self.choose_kernel(length)
+
+    def exact(self) -> Self:
+        return dataclasses.replace(self, dtype="float32", dropout=0.0, attention_dropout=0.0)
 
     def plain(self, length: int) -> Self:
         """Itself where it is so on rows of this length, so that both are one program."""

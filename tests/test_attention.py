@@ -131,7 +131,7 @@ def test_a_whole_model_agrees_under_each_kernel(attention, monkeypatch):
     params = Network(config.build()).init(jax.random.key(0))
 
     def encode(config):
-        return Network(config.build()).bind(params).encode(tokens, batch)
+        return Network(config.build()).bind(params).encode({**batch, "tokens": tokens})
 
     expected = jax.jit(lambda: encode(config))().astype(jnp.float32)
     swapped = {

@@ -38,7 +38,7 @@ def test_parameters(preset, expected):
 def test_agrees_with_the_published_model():
     batch = inputs(36)
     network = published(Network(ModernBertConfig(**(SHAPE | MODERN_BERT)).build()))
-    hidden = network.encode(batch["tokens"], batch)
+    hidden = network.encode(batch)
     assert_agrees(hidden, golden("modern_bert")["modern_bert_hidden"], batch["segment_ids"])
 
 

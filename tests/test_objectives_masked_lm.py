@@ -55,7 +55,7 @@ def _scored(objective, batch, seed=0):
 def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
     rows = [(128,), (1, 2, 3, 4, 5, 6, 50), (17,) * 7, (3, 4) * 4, (1,) * 8, ()]
     batch = _batch(rows, 128)
-    objective = MaskedLM(mask_id=4, max_segments=8, rate=rate, cap_rate=cap_rate)
+    objective = MaskedLM(max_segments=8, rate=rate, cap_rate=cap_rate)
     scored = _scored(objective, batch)
     assert scored.max() <= 1
     assert not np.any(scored[np.asarray(batch["tokens"]) < 7])
@@ -70,7 +70,7 @@ def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
 def test_bert_scores_at_most_20_of_128_and_80_of_512():
     for length, cap in ((128, 20), (512, 80)):
         batch = _batch([(length,)], length, specials=False)
-        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
+        assert _scored(MaskedLM(max_segments=1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
 
 
 @pytest.mark.parametrize(("length", "segments"), [(128, 1), (128, 8), (40, 5), (20, 30), (64, 64)])
@@ -82,13 +82,13 @@ def test_columns_are_the_exact_bound(length, segments, rate, cap_rate):
     reach = np.zeros(length + 1, int)
     for _ in range(segments):
         reach = np.array([max(reach[n - k] + best[k] for k in range(n + 1)) for n in range(length + 1)])
-    objective = MaskedLM(mask_id=4, max_segments=segments, rate=rate, cap_rate=cap_rate)
+    objective = MaskedLM(max_segments=segments, rate=rate, cap_rate=cap_rate)
     assert objective.scored_positions(length) == reach.max()
 
 
 def test_rates_and_places_over_many_steps():
     batch = _batch([(64, 30), (10, 80)] * 4, 96)
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = MaskedLM(max_segments=2)
 
     def one(rng):
         corrupted = objective.corrupt(CONFIG, batch, rng)
@@ -133,7 +133,7 @@ def _word_ids(batch):
 @pytest.mark.parametrize("unit", ["word", "span"])
 def test_words_are_scored_whole_up_to_the_count(unit):
     batch = _words(_batch([(128,), (60, 40, 20), (17,) * 7, (3, 4) * 4, ()], 128), 2)
-    objective = MaskedLM(mask_id=4, max_segments=8, rate=0.3, cap_rate=1.0, unit=unit)
+    objective = MaskedLM(max_segments=8, rate=0.3, cap_rate=1.0, unit=unit)
     words, segments = _word_ids(batch), np.asarray(batch["segment_ids"])
     shares = []
     for seed in range(8):
@@ -160,7 +160,7 @@ def test_spans_have_published_lengths_and_one_fate():
     assert 3.75 < lengths.mean() < 3.85
     # One token a word and a low rate: the runs that are scored are the spans, cut where the count is full.
     batch = {**_batch([(512,)] * 16, 512), "word_starts": jnp.ones((16, 512), jnp.int32)}
-    objective = MaskedLM(mask_id=4, max_segments=1, rate=0.05, cap_rate=1.0, unit="span")
+    objective = MaskedLM(max_segments=1, rate=0.05, cap_rate=1.0, unit="span")
     corrupted = _corrupt(objective, batch, jax.random.key(1))
     scored = _scored(objective, batch, 1)
     masked = np.asarray(corrupted.tokens_BL) == 4
@@ -179,7 +179,7 @@ def _runs(scored):
 
 
 def test_a_segment_is_masked_alike_wherever_it_lies():
-    objective = MaskedLM(mask_id=4, max_segments=3)
+    objective = MaskedLM(max_segments=3)
     batch = _batch([(20, 30, 10), (40,)], 64)
     here = np.asarray(_corrupt(objective, batch, jax.random.key(3)).tokens_BL)
     # Segment 2 of row 0, alone in a longer row that lies second: same example id, segment id, positions.
@@ -193,7 +193,7 @@ def test_a_segment_is_masked_alike_wherever_it_lies():
 
 
 def test_steps_examples_and_segments_are_masked_differently():
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = MaskedLM(max_segments=2)
     batch = _batch([(40, 40), (40, 40)], 80)
     one, other = _scored(objective, batch, seed=0), _scored(objective, batch, seed=1)
     assert np.any(one != other)
@@ -203,7 +203,7 @@ def test_steps_examples_and_segments_are_masked_differently():
 def test_fixed_masks_come_back():
     batch = _batch([(40,), (40,)], 40)
     for count in (1, 3):
-        objective = MaskedLM(mask_id=4, max_segments=1, fixed_masks=count)
+        objective = MaskedLM(max_segments=1, fixed_masks=count)
         seen = np.stack([_scored(objective, batch, seed) for seed in range(30)])
         for row in range(2):
             assert len(np.unique(seen[:, row], axis=0)) == count
@@ -224,7 +224,7 @@ def test_gathering_changes_nothing_but_the_work():
     batch = _batch([(20, 30, 10), (40,), ()], 64)
     losses = []
     for gather in (True, False):
-        objective = MaskedLM(mask_id=4, max_segments=3, gather=gather)
+        objective = MaskedLM(max_segments=3, gather=gather)
         network = network_of(objective, CONFIG)
         losses.append(evaluate(objective, network, fresh(network), batch))
     for a, b in zip(*map(jax.tree.leaves, losses), strict=True):
@@ -232,7 +232,7 @@ def test_gathering_changes_nothing_but_the_work():
 
 
 def test_more_segments_than_declared_is_no_silent_loss():
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = MaskedLM(max_segments=2)
     network = network_of(objective, CONFIG)
     out, _ = evaluate(objective, network, fresh(network), _batch([(8, 8, 8), (), ()], 64))
     assert np.isnan(out.terms["nll"][0])
@@ -243,7 +243,7 @@ def test_more_segments_than_declared_is_no_silent_loss():
     [
         (dict(mask_id=64), "mask_id 64 is outside"),
         (dict(mask_id=9), "mask_id 9 is not below first_ordinary_id 7"),
-        (dict(mask_id=4, first_ordinary_id=64), "leaves no ordinary token"),
+        (dict(first_ordinary_id=64), "leaves no ordinary token"),
     ],
 )
 def test_impossible_vocabularies_are_refused_early(fields, message):
@@ -253,13 +253,11 @@ def test_impossible_vocabularies_are_refused_early(fields, message):
 
 def test_impossible_shares_are_refused():
     with pytest.raises(ValueError, match="must not exceed 1"):
-        MaskedLM(mask_id=4, max_segments=1, mask_share=0.9, random_share=0.2)
+        MaskedLM(max_segments=1, mask_share=0.9, random_share=0.2)
 
 
 def test_a_schedule_has_exact_counts_at_every_rate():
-    objective = MaskedLM(
-        mask_id=4, max_segments=1, rate=0.3, final_rate=0.15, rate_examples=3200, cap_rate=1.0
-    )
+    objective = MaskedLM(max_segments=1, rate=0.3, final_rate=0.15, rate_examples=3200, cap_rate=1.0)
     batch = _batch([(100,)] * 5, 100)
     batch["example_ids"] = jnp.array([0, 99, 1600, 3200, 2**31 - 1])
     scored = _scored(objective, batch).sum(axis=1)
@@ -279,10 +277,10 @@ def test_a_schedule_has_exact_counts_at_every_rate():
 )
 def test_schedules_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        MaskedLM(**(dict(mask_id=4, max_segments=1) | changes))
+        MaskedLM(**(dict(max_segments=1) | changes))
 
 
 def test_a_higher_rate_raises_the_cap_that_was_not_chosen():
-    assert MaskedLM(mask_id=4, max_segments=1).cap == 20 / 128
-    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3).cap == 0.3
-    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3, cap_rate=0.2).cap == 0.2
+    assert MaskedLM(max_segments=1).cap == 20 / 128
+    assert MaskedLM(max_segments=1, rate=0.3).cap == 0.3
+    assert MaskedLM(max_segments=1, rate=0.3, cap_rate=0.2).cap == 0.2

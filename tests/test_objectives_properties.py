@@ -238,7 +238,7 @@ class SentinelsAscend(SpanCorruption):
 
 class ReadsItsTargets(SpanCorruption):
     def __call__(self, network, batch, rng):
-        memory = network.encode(batch["tokens"], batch)
+        memory = network.encode(batch)
         hidden = network.decode(batch["target_tokens"], batch, memory)
         weights = (batch["target_segment_ids"] > 0).astype(jnp.float32)
         out = cross_entropy(hidden, network.embedding_VD, None, batch["target_tokens"], weights)
@@ -249,7 +249,7 @@ class WeightsFromTheTeacher(Distillation):
     def score(self, network, hidden_BLD, batch, corrupted):
         out = super().score(network, hidden_BLD, batch, corrupted)
         loss_sum, weight_sum = out.terms["kl"]
-        sure = jnp.sum(network.companion["teacher"].encode(batch["tokens"], batch))
+        sure = jnp.sum(network.companion["teacher"].encode(batch))
         return LossOut({**out.terms, "kl": (loss_sum, weight_sum + 0 * sure)}, out.metrics)
 
 
@@ -269,7 +269,7 @@ def _plain(objective):
 
 
 _CLASSES = functools.partial(dict, classes=2, pooling="mean")
-_MASKED = functools.partial(dict, mask_id=4, max_segments=3)
+_MASKED = functools.partial(dict, max_segments=3)
 _PAIRS = functools.partial(
     dict, cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16
 )

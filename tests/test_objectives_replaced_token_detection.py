@@ -83,6 +83,6 @@ def test_the_backbone_reads_samples_where_tokens_were_masked_and_only_there():
 
 def test_a_generator_is_narrower_than_its_backbone():
     assert narrowed_config(CONFIG, 1).width == CONFIG.width // CONFIG.heads
-    too_wide = ReplacedTokenDetection(mask_id=4, max_segments=3, generator_heads=CONFIG.heads + 1)
+    too_wide = ReplacedTokenDetection(max_segments=3, generator_heads=CONFIG.heads + 1)
     with pytest.raises(ValueError, match="generator of 3 heads is not narrower than a backbone of 2"):
         too_wide.check(CONFIG, 24)

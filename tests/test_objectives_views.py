@@ -50,7 +50,7 @@ def _terms(objective, network, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def _encode(network, params, batch):
-    return network.bind(params).encode(batch["tokens"], batch)
+    return network.bind(params).encode(batch)
 
 
 @functools.lru_cache

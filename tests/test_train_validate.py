@@ -19,9 +19,9 @@ from tests.tiny import encoder, masked_lm, settings
 from train.build import check_model, check_run, check_segments, check_vocabulary
 from train.companions import check_companions
 from train.describe import decode, differences, encode
-from train.experiment import TextData
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer, decay_mask, depth_multipliers
+from train.text import TextData
 
 GPT = Gpt2Config(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=32)
 
@@ -65,7 +65,7 @@ class WithCompanion(MaskedLM):
         (lambda: Mesh(fsdp=0).check(), "fsdp=0 .* has an axis below 1"),
         (lambda: TextData(eval_rows=0), "data.eval_rows 0 must be at least 1"),
         (
-            lambda: check_companions(WithCompanion(mask_id=4, max_segments=1), ()),
+            lambda: check_companions(WithCompanion(max_segments=1), ()),
             r"WithCompanion reads .* \['reference'\], but companions names \[\]: .* --companions reference RUN",
         ),
         (
@@ -73,9 +73,7 @@ class WithCompanion(MaskedLM):
             r"names \['teacher'\], but MaskedLM reads none",
         ),
         (
-            lambda: check_companions(
-                WithCompanion(mask_id=4, max_segments=1), (("reference", "a"), ("reference", "b"))
-            ),
+            lambda: check_companions(WithCompanion(max_segments=1), (("reference", "a"), ("reference", "b"))),
             r"names \['reference', 'reference'\]: each name takes one run",
         ),
         (lambda: check_model(GPT, masked_lm(), 32), "MaskedLM predicts .* causal backbone Gpt2Config"),
@@ -123,7 +121,7 @@ class NotAdditive(MaskedLM):
 
 def test_a_loss_that_is_no_sum_is_not_split():
     with pytest.raises(ValueError, match="additive = False.* 8 parts"):
-        check_run(settings(), NotAdditive(mask_id=4, max_segments=1))
+        check_run(settings(), NotAdditive(max_segments=1))
 
 
 def test_experiments_survive_json():

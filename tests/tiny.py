@@ -21,7 +21,7 @@ def encoder(**changes):
 
 
 def masked_lm():
-    return MaskedLM(mask_id=4, max_segments=2)
+    return MaskedLM(max_segments=2)
 
 
 @dataclasses.dataclass(frozen=True)

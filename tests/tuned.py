@@ -48,7 +48,7 @@ def pretrained(tmp_path_factory):
     config = BertConfig(
         vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2, mlp_width=32, max_positions=32, types=2
     )
-    objective = MaskedLM(mask_id=tokenizer.mask_id, max_segments=4)
+    objective = MaskedLM(max_segments=4)
     parts = Parts(
         network=Network(config.build(), tuple(objective.heads(config))),
         objective=objective,

@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{compared.microbatches} microbatches: choose a multiple"
         )
     check_run(dataclasses.replace(experiment, launcher=Pmap(), microbatches=splits[0]), experiment.objective)
-    exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
+    exact = experiment.model.exact()
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
     ways = launchers(jax.device_count(), compared.launchers)
     batches = [parts.stream.batch(i) for i in range(compared.steps)]

@@ -107,7 +107,9 @@ def _open(name: str, run: str, objective: Objective, model: ModelConfig) -> Comp
 
 def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer | None) -> None:
     """Equal ids must mean equal text in all networks."""
-    for companion in companions if tokenizer is not None else ():
+    if tokenizer is None:
+        return
+    for companion in companions:
         other = companion.source.tokenizer
         if other.fingerprint != tokenizer.fingerprint:
             source = companion.source
@@ -118,7 +120,9 @@ def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer | Non
             )
 
 
-def place_companions(companions: Mapping[str, Params], network: Network, launcher: Launcher) -> dict[str, Params]:
+def place_companions(
+    companions: Mapping[str, Params], network: Network, launcher: Launcher
+) -> dict[str, Params]:
     """Their parameters on the devices in canonical form, laid out by the same rules as the model's."""
     networks = dict(network.companions)
     return {

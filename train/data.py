@@ -62,14 +62,21 @@ class Data(abc.ABC):
     def feed(self, experiment: "Experiment", rows: RowShape, source: "Source | None") -> Feed:
         """Prepare everything; the experiment's objective is told its rows already."""
 
-    def evaluation_rows(self, experiment: "Experiment", source: "Source", reads: Sequence[str]) -> Mapping[str, Rows]:
+    def evaluation_rows(
+        self, experiment: "Experiment", source: "Source", reads: Sequence[str]
+    ) -> Mapping[str, Rows]:
         """The evaluation rows of a run that is `source`, with the arrays that are asked for; none can be looked up here."""
         if reads:
             raise ValueError(f"{type(self).__name__} offers no {' and '.join(reads)}")
         return self.feed(experiment, self.row_shape(experiment, source), source).evaluation
 
     def read_files(
-        self, experiment: "Experiment", source: "Source", files: Sequence[str], column: str, reads: Sequence[str]
+        self,
+        experiment: "Experiment",
+        source: "Source",
+        files: Sequence[str],
+        column: str,
+        reads: Sequence[str],
     ) -> Rows:
         """Rows of other files, as this run would make them."""
         raise ValueError(f"{type(self).__name__} reads no other files: leave data.files empty")

@@ -12,7 +12,6 @@ from train.data import Data
 from train.launch import Launcher, Pmap
 from train.optimizer import Optimizer
 
-
 INIT = "init"
 """In place of a companion's run: the one that this run starts from."""
 
@@ -59,7 +58,9 @@ class Run:
                 f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}"
             )
         if not self.init and (started := [name for name, run in self.companions if run == INIT]):
-            raise ValueError(f"companion {started[0]!r} is the run of init, but init is empty: name that run with --init")
+            raise ValueError(
+                f"companion {started[0]!r} is the run of init, but init is empty: name that run with --init"
+            )
         if self.patience and not self.best:
             raise ValueError(
                 f"patience is {self.patience} but best is empty: name the evaluation metric to watch"

@@ -98,7 +98,9 @@ def hand_off(
     fresh = {path: np.asarray(leaf) for path, leaf in flat(drawn).items()}
     leaves, entries, problems = {}, [], []
     for path, target in wanted.items():
-        found = _account_for(path, target, held.get(path), fresh.get(path), source, network, path[1] in reuse_heads)
+        found = _account_for(
+            path, target, held.get(path), fresh.get(path), source, network, path[1] in reuse_heads
+        )
         if isinstance(found, str):
             problems.append(found)
         else:

@@ -15,7 +15,9 @@ import numpy as np
 
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
-from model.config import TransformerConfig
+from model.config import ModelConfig, TextConfig
+from objectives.base import Objective
+from objectives.rows import RowShape
 from train.adapter import Params
 from train.checkpoint import HASHES, damaged_file, load_params, newest_whole, saved_steps
 from train.describe import decode, read_json
@@ -49,14 +51,31 @@ class Source:
         return decode(self.description[name])
 
     @functools.cached_property
-    def model(self) -> TransformerConfig:
+    def model(self) -> ModelConfig:
         """The model's configuration."""
         config = self.stored("model")
-        if not isinstance(config, TransformerConfig):
+        if not isinstance(config, ModelConfig):
             raise ValueError(
                 f"{self.folder}: the stored model is a {type(config).__name__}, no model configuration"
             )
         return config
+
+    @functools.cached_property
+    def rows(self) -> RowShape:
+        """What the run's rows are."""
+        rows: RowShape = self.stored("rows")
+        return rows
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The run's objective, told of its rows."""
+        objective: Objective = self.stored("objective")
+        return objective.for_rows(self.rows)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether what it reads are ids."""
+        return "tokenizer" in self.description
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -68,7 +87,7 @@ class Source:
             raise ValueError(
                 f"{path} is {tokenizer.fingerprint[:16]}..., but the run was made with {expected[:16]}..."
             )
-        if tokenizer.vocab_size > self.model.vocab_size:
+        if isinstance(self.model, TextConfig) and tokenizer.vocab_size > self.model.vocab_size:
             raise ValueError(
                 f"{path} has {tokenizer.vocab_size} pieces, the model's vocab_size is {self.model.vocab_size}"
             )

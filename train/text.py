@@ -20,10 +20,11 @@ from data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from model.config import TextConfig
 from model.network import Network, Params
 from objectives.base import Objective
-from objectives.rows import NO_ID, RowShape
+from objectives.rows import RowShape
 from train.data import Data, Feed
 from train.experiment import Experiment
 from train.restore import Source
+from train.rows import row_shape_of
 
 EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
@@ -34,8 +35,6 @@ OFFERED = ("word_starts", "token_bytes")
 SEMANTIC_STD = 0.1
 """Of the entries of a computed table: five times that of a drawn one, because Adam moves every entry by about a learning
 rate a step, whatever its size, and would soon have wiped a small table out."""
-
-SPECIALS = ("cls_id", "sep_id", "mask_id", "bos_id", "eos_id")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +64,7 @@ class TextData(Data):
     anyway."""
     lowercase: bool = True
     """Whether a tokenizer trained here folds case."""
+
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.files):
             raise ValueError(
@@ -92,11 +92,11 @@ class TextData(Data):
         return OFFERED
 
     def row_shape(self, experiment: Experiment, source: Source | None) -> RowShape:
-        file = self._tokenizer_file(source)
+        file, model = self._tokenizer_file(source), _of_text(experiment)
         if file is not None:
-            return self._rows_of(load_tokenizer(file), experiment)
-        trained = experiment.model.vocab_size - self._reserved(experiment.objective)
-        return self._rows_of(SentencePieceTokenizer, experiment, trained)
+            tokenizer = load_tokenizer(file)
+            return self._shape(tokenizer, tokenizer.vocab_size, model)
+        return self._shape(SentencePieceTokenizer, self._pieces(experiment), model)
 
     def feed(self, experiment: Experiment, rows: RowShape, source: Source | None) -> Feed:
         if not self.files:
@@ -118,15 +118,16 @@ class TextData(Data):
             # A resumed run on changed files would read other batches under the same numbers.
             description={"corpora": [{"documents": len(c), "digest": c.digest} for c in corpora]},
             reports=reports,
-            initial=self._semantic(experiment, corpora[0], tokenizer) if experiment.table == "semantic" else None,
+            initial=self._semantic(experiment, corpora[0], tokenizer)
+            if experiment.table == "semantic"
+            else None,
         )
 
     def corpora(self, experiment: Experiment, source: Source | None) -> tuple[list[Documents], Tokenizer]:
         """The tokenised corpora to mix, all with one tokenizer."""
         how: Path | TrainTokenizer | None = self._tokenizer_file(source)
         if how is None:
-            size = experiment.model.vocab_size - self._reserved(experiment.objective)
-            how = TrainTokenizer(vocab_size=size, lowercase=self.lowercase)
+            how = TrainTokenizer(vocab_size=self._pieces(experiment), lowercase=self.lowercase)
         whole = prepare(self.files, tokenizer=how, column=self.column)
         file = Path(whole.meta["directory"]) / TOKENIZER_FILE
         if not self.weights:
@@ -156,7 +157,7 @@ class TextData(Data):
 
     def check_vocabulary(self, tokenizer: Tokenizer, experiment: Experiment, source: Source | None) -> None:
         """Tokenizer, ids that are in no text and embedding table must agree; a run that goes on may have a table to spare."""
-        reserved, wanted = self._reserved(experiment.objective), experiment.model.vocab_size
+        reserved, wanted = self._reserved(experiment.objective), _of_text(experiment).vocab_size
         together = tokenizer.vocab_size + reserved
         if together > wanted or (together < wanted and source is None):
             besides = f" besides {reserved} that are in no text" if reserved else ""
@@ -171,24 +172,24 @@ class TextData(Data):
             return Path(self.tokenizer).expanduser()
         return None if source is None else source.folder / TOKENIZER_FILE
 
+    def _pieces(self, experiment: Experiment) -> int:
+        """Of a tokenizer that is trained here."""
+        return _of_text(experiment).vocab_size - self._reserved(experiment.objective)
+
     def _reserved(self, objective: Objective) -> int:
         """Ids that are in no text."""
         maker = objective.row_maker()
         return max(self.sentinels, 0 if maker is None else maker.own_ids())
 
-    def _rows_of(
-        self, ids: Tokenizer | type[SentencePieceTokenizer], experiment: Experiment, pieces: int | None = None
+    def _shape(
+        self, ids: Tokenizer | type[SentencePieceTokenizer], pieces: int, model: TextConfig
     ) -> RowShape:
-        own_start = ids.vocab_size if pieces is None else pieces
-        assert isinstance(own_start, int)
-        return RowShape(
+        return row_shape_of(
+            ids,
+            pieces=pieces,
             length=self.length,
             max_segments=self.max_segments,
-            pad_id=ids.pad_id,
-            first_ordinary_id=ids.first_ordinary_id,
-            own_start=own_start,
-            own_stop=experiment.model.vocab_size,
-            **{name: _id_of(ids, name) for name in SPECIALS},
+            vocab_size=model.vocab_size,
         )
 
     def _rows(self, experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: int) -> Rows:
@@ -242,13 +243,15 @@ def semantic_start(network: Network, *, docs: Documents, tokenizer: Tokenizer, s
 
 def _with_lookups(rows: Rows, experiment: Experiment, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
     # Ids behind those of the tokenizer open no word and stand for no text.
-    own = experiment.model.vocab_size - tokenizer.vocab_size
+    own = _of_text(experiment).vocab_size - tokenizer.vocab_size
     tables = {name: np.pad(getattr(tokenizer, name), (0, own)) for name in reads}
     return WithLookups(rows, tables) if tables else rows
 
 
-def _id_of(ids: Tokenizer | type[SentencePieceTokenizer], name: str) -> int:
-    try:
-        return int(getattr(ids, name))
-    except ValueError:  # a published tokenizer says so where it has no such token
-        return NO_ID
+def _of_text(experiment: Experiment) -> TextConfig:
+    """The model, if it reads tokens."""
+    if not isinstance(experiment.model, TextConfig):
+        raise ValueError(
+            f"TextData makes rows of tokens, but {type(experiment.model).__name__} reads none: choose another model or data"
+        )
+    return experiment.model

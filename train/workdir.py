@@ -18,13 +18,13 @@ lie, not what they are."""
 _WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp")
 
 
-def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> None:
+def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | None) -> None:
     """Make `workdir` the folder of this run, or check that it already is.
 
     Args:
       workdir: the run folder.
       description: encoded `experiment`, `model`, `objective`, `adapter`, and what else a hand-off needs.
-      tokenizer: stored as `tokenizer.model`, its fingerprint in the description.
+      tokenizer: stored as `tokenizer.model`, its fingerprint in the description; None where no ids are read.
 
     Raises:
       ValueError: the folder holds another experiment, or files of something else.
@@ -35,8 +35,8 @@ def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> N
         multihost_utils.sync_global_devices("workdir claimed")
 
 
-def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> None:
-    described = {**description, "tokenizer": tokenizer.fingerprint}
+def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | None) -> None:
+    described = description if tokenizer is None else {**description, "tokenizer": tokenizer.fingerprint}
     config = workdir / "config.json"
     if config.exists():
         stored = read_json(config)
@@ -54,7 +54,8 @@ def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer) -> 
             f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another"
         )
     workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(workdir / TOKENIZER_FILE)
+    if tokenizer is not None:
+        tokenizer.save(workdir / TOKENIZER_FILE)
     write_json(config, {**described, "versions": versions()})
 
 

@@ -41,7 +41,8 @@ class Columns:
 class Packing(NamedTuple):
     """How a run makes rows: by which tokenizer, of how many tokens, with at most how many segments."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """None where the run reads no ids."""
     length: int
     max_segments: int
 

@@ -63,7 +63,7 @@ class TextClassification(Task):
         self, objective: SequenceClassification, network: BoundNetwork, batch: Mapping[str, jax.Array]
     ) -> jax.Array:
         """Probabilities, float32[B, G, C]."""
-        hidden_BLD = network.encode(batch["tokens"], batch)
+        hidden_BLD = network.encode(batch)
         return jax.nn.softmax(objective.logits(network, hidden_BLD, batch))
 
     def answers(

@@ -60,7 +60,7 @@ class TokenClassification(Task):
         batch: Mapping[str, jax.Array],
     ) -> jax.Array:
         """Probabilities, float32[B, L, C]."""
-        hidden_BLD = network.encode(batch["tokens"], batch)
+        hidden_BLD = network.encode(batch)
         return jax.nn.softmax(objective.logits(network, hidden_BLD, batch))
 
     def answers(

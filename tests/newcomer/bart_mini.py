@@ -2,8 +2,9 @@
 
 from model.t5 import T5V11Config
 from tests.newcomer.deletion import TokenDeletion
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 
 def config():

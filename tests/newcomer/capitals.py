@@ -24,7 +24,7 @@ class SquaredError(Objective):
         return {"squared_error": 1.0}
 
     def predicted(self, network, batch):
-        hidden_BLD = network.encode(batch["tokens"], batch)
+        hidden_BLD = network.encode(batch)
         segments = batch["counts"].shape[1]
         pooled_BGD = pool(hidden_BLD, batch["segment_ids"], segments, "mean")
         return self.mean + network.head("count", pooled_BGD)[..., 0]

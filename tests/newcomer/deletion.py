@@ -41,7 +41,7 @@ class TokenDeletion(Objective):
         return row
 
     def __call__(self, network, batch, rng):
-        memory_BSD = network.encode(batch["tokens"], batch)
+        memory_BSD = network.encode(batch)
         shifted_BL = jnp.pad(batch["target_tokens"][:, :-1], ((0, 0), (1, 0)))
         hidden_BLD = network.decode(shifted_BL, batch, memory_BSD)
         weights_BL = (batch["target_segment_ids"] > 0).astype(jnp.float32)
