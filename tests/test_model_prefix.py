@@ -54,7 +54,7 @@ def test_kernels_that_can_have_a_prefix():
         assert config.choose_kernel(128, prefixed=True) == "cudnn"
     asked = dataclasses.replace(config, attention="splash")
     row = jnp.zeros((1, 128), jnp.int32)
-    batch = {"segment_ids": row, "positions": row, "prefix": row == 0}
+    batch = {"tokens": row, "segment_ids": row, "positions": row, "prefix": row == 0}
     params = jax.tree.map(jnp.asarray, restless(config))
     with compiling_for("tpu"), pytest.raises(ValueError, match='"splash" cannot look ahead within a prefix'):
-        Network(asked.build()).bind(params).encode(row, batch)
+        Network(asked.build()).bind(params).encode(batch)

@@ -17,7 +17,7 @@ def encode(value: Any) -> Any:
     """Nested dataclasses, tuples and scalars as JSON values; a dataclass carries `type`: "module:Class"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
     if isinstance(value, (tuple, list)):
         return [encode(v) for v in value]
