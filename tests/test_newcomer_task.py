@@ -21,6 +21,7 @@ from train.adapter import FULL
 from train.checkpoint import flat, load_params
 from train.cli import load_config, parse
 from train.describe import read_json
+from train.metrics import read_rows
 from train.restore import open_run
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,9 @@ def test_it_learns_and_is_scored(capitals, command, opens_this_file):
     scores = score(capitals, command[command.index("--data.eval") + 1])
     assert scores.keys() == {"squared_error", "examples", "correlation"} and scores["examples"] == 40
     assert scores["correlation"] > 0.7 and scores["squared_error"] < 0.8, "the variance is 1.1"
+    rows = read_rows(capitals / "metrics.jsonl")
+    best = min(row["eval/squared_error"] for row in rows if "eval/squared_error" in row)
+    assert scores["squared_error"] == pytest.approx(best, rel=1e-4)
 
 
 def test_it_answers_lines(capitals, opens_this_file):
