@@ -30,7 +30,7 @@ def score(run: str | Path | Source | Model, data: str, batch_size: int = 32) -> 
     task = model.experiment.task
     examples = task.examples(read_records(data, "test"), model.experiment.data.columns)
     answers, means = answer_examples(model, examples, batch_size)
-    if not means:
+    if not means and not model.objective.companions:
         raise ValueError(f"{data} has no labelled examples")
     own = task.scores(examples, answers, model.learned)
     return {**means, "examples": float(len(examples)), **own}

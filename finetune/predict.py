@@ -119,8 +119,11 @@ def _compute(
     """What the task asks for, and the objective's metrics and terms; the compiler encodes once for both."""
     bound = network.bind(params)
     # The key of the evaluations during training.
+    outputs = task.outputs(objective, bound, batch)
+    if objective.companions:  # only a training run binds them
+        return outputs, {}
     out = objective(bound, batch, jax.random.fold_in(jax.random.key(0), 0))
-    return task.outputs(objective, bound, batch), {**out.metrics, **out.terms}
+    return outputs, {**out.metrics, **out.terms}
 
 
 def parse_lines(model: Model, lines: Iterable[str]) -> Iterator[Any]:

@@ -56,8 +56,9 @@ class Objective:
     """Base of all objectives; fields of a subclass are its hyper-parameters.
 
     Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not read the batch
-    as it is; a `Mixture` of such objectives encodes once. One that needs several encodes (contrastive, preference), or a decoder,
-    overrides `__call__` instead. One that makes its own rows is a `RowMaker` too, one with something to check has `Claims`.
+    as it is; a `Mixture` of such objectives encodes once. One that needs several encodes (contrastive, preference), or a
+    decoder, overrides `__call__` instead. One that makes its own rows is a `RowMaker` too, one that says something of itself
+    has `Claims`.
 
     Weights in `LossOut` may depend on batch and rng, never on parameters or hidden states: the step asks for
     the weights alone first and relies on the compiler to remove the model from that call.

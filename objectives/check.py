@@ -24,8 +24,8 @@ import objectives
 from objectives import properties
 from objectives.base import Objective
 from objectives.examples import example_of, examples, in_small_rows, small_batch, small_config
-from objectives.properties import Verdict
 from objectives.smallest import shown, smallest
+from objectives.verdict import Verdict
 
 STYLES = {"holds": "green", "fails": "bold red", "does not apply": "dim"}
 

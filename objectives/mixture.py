@@ -84,6 +84,12 @@ class Mixture(Wrapper):
             raise ValueError(
                 f'parts cannot share one encode: {corrupting} corrupt the tokens; use encode="each"'
             )
+        if corrupting and len(self.parts) > 1 and self.family == "decoder":
+            # A prefix, say, is read in both directions: the other parts would see what they predict.
+            raise ValueError(
+                f"parts cannot share one encode: {corrupting} change what a causal backbone reads, and the other parts "
+                'would be scored on that; use encode="each", or a Choice'
+            )
 
     def refuse_own_encodes(self, instead: str) -> None:
         """Raise ValueError if a part encodes for itself; `instead` says what to do."""

@@ -5,8 +5,6 @@ file. Shape suffixes: B rows, L tokens of a row.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
 
 import jax
 import numpy as np
@@ -39,38 +37,11 @@ from objectives.measuring import (
     step_key,
 )
 from objectives.mixture import corrupts
+from objectives.verdict import Property, Verdict, verdict
 
 SAME = 2e-5
 """Relative difference of float32 sums (and of whole gradients, by norm) that only differ in order; measured:
 1e-6."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What one property found."""
-
-    name: str
-    verdict: Literal["holds", "fails", "does not apply"]
-    figure: float = 0.0
-    """What was measured."""
-    limit: float = 0.0
-    """What it may be at most."""
-    detail: str = ""
-
-    def __bool__(self) -> bool:
-        return self.verdict != "fails"
-
-    def with_detail(self, more: str) -> "Verdict":
-        """The same with something to add."""
-        return dataclasses.replace(self, detail="; ".join(filter(None, (self.detail, more))))
-
-
-def _verdict(name: str, figure: float, limit: float, detail: str = "") -> Verdict:
-    # A NaN must fail, so the comparison is written this way round.
-    return Verdict(name, "holds" if figure <= limit else "fails", float(figure), limit, detail)
-
-
-Property = Callable[[Objective, TextConfig, HostBatch], Verdict]
 
 
 def declares_its_terms(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -106,7 +77,7 @@ def adds_over_any_split(objective: Objective, config: TextConfig, batch: HostBat
     for half_B1 in (row_B1 < len(row_B1) // 2, row_B1 % 2 == 0):
         halves = [keep_segments(batch, keep_B1) for keep_B1 in (half_B1, ~half_B1)]
         worst = max(worst, difference(add(*at_start(objective, config, *halves)), whole))
-    return _verdict(name, worst, SAME)
+    return verdict(name, worst, SAME)
 
 
 def padding_is_deleting(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -123,7 +94,7 @@ def padding_is_deleting(objective: Objective, config: TextConfig, batch: HostBat
         noise_BL = rng.integers(7, config.vocab_size, padding_BL.shape)
         longer["tokens"] = np.where(padding_BL, noise_BL, longer["tokens"]).astype(np.int32)
     short, long = at_start(objective, config, batch, longer)
-    return _verdict("padding is deleting", difference(long, short), SAME)
+    return verdict("padding is deleting", difference(long, short), SAME)
 
 
 def neighbours_are_isolated(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -136,7 +107,7 @@ def neighbours_are_isolated(objective: Objective, config: TextConfig, batch: Hos
         return Verdict("packed neighbours are isolated", "does not apply", detail="one unit per row")
     even, odd = (keep_segments(batch, unit_BL % 2 == side) for side in (0, 1))
     whole, *parts = at_start(objective, config, batch, even, odd)
-    return _verdict("packed neighbours are isolated", difference(add(*parts), whole), SAME)
+    return verdict("packed neighbours are isolated", difference(add(*parts), whole), SAME)
 
 
 def order_of_rows_is_irrelevant(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -146,11 +117,11 @@ def order_of_rows_is_irrelevant(objective: Objective, config: TextConfig, batch:
         here, there = (corruption(objective, config, b, step_key())[0] for b in (batch, rolled))
         moved = max(float(np.mean(np.roll(here[k], 1, axis=0) != there[k])) for k in here)
         if moved:
-            return _verdict(
+            return verdict(
                 "order of rows is irrelevant", moved, 0.0, "share of corrupted entries that changed"
             )
     one, other = at_start(objective, config, batch, rolled)
-    return _verdict("order of rows is irrelevant", difference(one, other), SAME)
+    return verdict("order of rows is irrelevant", difference(one, other), SAME)
 
 
 def weights_know_no_parameters(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -166,7 +137,7 @@ def weights_know_no_parameters(objective: Objective, config: TextConfig, batch: 
     jaxpr = jax.make_jaxpr(weights)(params, on_device(batch)).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     count = len(jax.tree.leaves(params))
-    return _verdict("weights know no parameters", float(sum(used[:count])), 0.0, f"of {count} parameters")
+    return verdict("weights know no parameters", float(sum(used[:count])), 0.0, f"of {count} parameters")
 
 
 def weights_are_respected(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -179,7 +150,7 @@ def weights_are_respected(objective: Objective, config: TextConfig, batch: HostB
     zeros = jax.tree.map(np.zeros_like, fresh(network))
     out, _ = evaluate(objective, network, zeros, batch)
     worst = max(abs(float(out.terms[k][0] / out.terms[k][1]) / loss - 1) for k, loss in expected.items())
-    return _verdict(name, worst, SAME)
+    return verdict(name, worst, SAME)
 
 
 def nothing_scored_is_zero(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -187,7 +158,7 @@ def nothing_scored_is_zero(objective: Objective, config: TextConfig, batch: Host
     empty = keep_segments(batch, np.zeros_like(batch["segment_ids"], bool))
     ((out, grads),) = at_start(objective, config, empty)
     figure = float(np.max([abs(float(x)) for x in (*jax.tree.leaves(out[:2]), gradient_norm(grads))]))
-    return _verdict("nothing scored is zero", figure, 0.0)
+    return verdict("nothing scored is zero", figure, 0.0)
 
 
 def penalties_know_parameters_only(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -198,7 +169,7 @@ def penalties_know_parameters_only(objective: Objective, config: TextConfig, bat
     if not whole.penalties:
         return Verdict(name, "does not apply", detail="adds no penalties")
     worst = max(abs(float(part.penalties[k] / x) - 1) if x else 0.0 for k, x in whole.penalties.items())
-    return _verdict(name, worst, SAME, f"of {', '.join(whole.penalties)}")
+    return verdict(name, worst, SAME, f"of {', '.join(whole.penalties)}")
 
 
 def starts_at_its_closed_form(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -210,7 +181,7 @@ def starts_at_its_closed_form(objective: Objective, config: TextConfig, batch: H
     found = {k: float(out.terms[k][0] / out.terms[k][1]) for k in expected}
     detail = ", ".join(f"{k} {found[k]:.4f} of {expected[k]:.4f}" for k in expected)
     worst = float(np.max([abs(found[k] / expected[k] - 1) for k in expected]))
-    return _verdict("starts at its closed form", worst, 0.05, detail)
+    return verdict("starts at its closed form", worst, 0.05, detail)
 
 
 def gradients_are_finite(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -224,7 +195,7 @@ def gradients_are_finite(objective: Objective, config: TextConfig, batch: HostBa
         if not np.isfinite(norm) or norm == 0:
             return Verdict(name, "fails", norm, detail=f"{kind} gradient norm {norm}")
     worst = max(abs(float(half.terms[k][0]) / float(loss) - 1) for k, (loss, _) in full.terms.items())
-    return _verdict(name, worst, 0.05, "bfloat16 against float32 loss")
+    return verdict(name, worst, 0.05, "bfloat16 against float32 loss")
 
 
 def causal_loss_sees_no_future(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -248,7 +219,7 @@ def causal_loss_sees_no_future(objective: Objective, config: TextConfig, batch: 
         past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
         if future > 0:
             what = f"gradient at and after token {at}, relative to before it"
-            return _verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
+            return verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
         if past == 0:
             continue
         scored += 1
@@ -258,10 +229,10 @@ def causal_loss_sees_no_future(objective: Objective, config: TextConfig, batch: 
             what = (
                 f"hidden states before token {at}, which is scored, changed with it: the backbone looks ahead"
             )
-            return _verdict(name, leak, 0.0, what)
+            return verdict(name, leak, 0.0, what)
     if not scored:
         return Verdict(name, "fails", detail="the loss of no token depends on its past")
-    return _verdict(name, 0.0, 0.0, f"{scored} tokens, each isolated")
+    return verdict(name, 0.0, 0.0, f"{scored} tokens, each isolated")
 
 
 def predictions_are_probabilities(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -300,7 +271,7 @@ def predictions_are_probabilities(objective: Objective, config: TextConfig, batc
             total[k] += float(np.exp(rest[k][0] - found[k][0]))
     term = max(total, key=lambda k: abs(total[k] - 1))
     detail = f"{term}: probabilities of token {at} of row {row} sum to {total[term]:.4f}"
-    return _verdict(name, abs(total[term] - 1), 1e-3, detail)
+    return verdict(name, abs(total[term] - 1), 1e-3, detail)
 
 
 def corrupts_as_claimed(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -313,7 +284,7 @@ def corrupts_as_claimed(objective: Objective, config: TextConfig, batch: HostBat
     if not counts:
         changed = any(differs_from(batch, read) for read, _ in found)
         return Verdict(name, "fails" if changed else "does not apply", detail="corruption_claims() is empty")
-    return _verdict(name, *least_likely(counts))
+    return verdict(name, *least_likely(counts))
 
 
 def makes_examples_as_claimed(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -334,7 +305,7 @@ def makes_examples_as_claimed(objective: Objective, config: TextConfig, batch: H
     counts = objective.claims().example_claims(docs, rows)
     if not counts:
         return Verdict(name, "holds", detail="equal arguments make equal rows; example_claims() is empty")
-    return _verdict(name, *least_likely(counts))
+    return verdict(name, *least_likely(counts))
 
 
 def examples_draw_apart(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
@@ -357,9 +328,7 @@ def examples_draw_apart(objective: Objective, config: TextConfig, batch: HostBat
     ]
     read_RX = np.concatenate(read)
     same = len(read_RX) - len(np.unique(read_RX, axis=0))
-    return _verdict(
-        name, same, 2, f"{len(read_RX) - same} different corruptions of {len(read_RX)} equal rows"
-    )
+    return verdict(name, same, 2, f"{len(read_RX) - same} different corruptions of {len(read_RX)} equal rows")
 
 
 def one_batch_can_be_learned(
@@ -382,7 +351,7 @@ def one_batch_can_be_learned(
             params, moments = adam(params, grads, moments, step)
     shares = [after[k] / before[k] for k in before]
     detail = ", ".join(f"{k} {before[k]:.3f} -> {after[k]:.3f}" for k in before)
-    return _verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)
+    return verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)
 
 
 PROPERTIES: tuple[Property, ...] = (

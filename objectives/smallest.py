@@ -11,7 +11,7 @@ import numpy as np
 from model.config import TextConfig
 from objectives.base import Objective
 from objectives.measuring import HostBatch, keep_segments
-from objectives.properties import Property
+from objectives.verdict import Property
 
 
 def smallest(check: Property, objective: Objective, config: TextConfig, batch: HostBatch) -> HostBatch:

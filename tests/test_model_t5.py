@@ -206,7 +206,7 @@ def test_logical_axes_mirror_the_parameters():
 
 
 def test_plain_keeps_the_mathematics():
-    network = Network(dataclasses.replace(SMALL_T5, remat="full").build()).plain()
+    network = Network(dataclasses.replace(SMALL_T5, remat="full").build()).plain(16)
     assert network.backbone.config == dataclasses.replace(SMALL_T5, attention="plain")
 
 

@@ -160,8 +160,8 @@ def check_reads(objective: Objective, offered: Sequence[str]) -> None:
     unknown = set(objective.reads()) - set(offered)
     if unknown:
         raise ValueError(
-            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers {' and '.join(offered) or 'none'} only: "
-            "make such arrays in make_example"
+            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers {' and '.join(offered) or 'none'} "
+            "only: make such arrays in make_example"
         )
 
 

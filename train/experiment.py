@@ -46,8 +46,8 @@ class Run:
     init: str = ""
     """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
     companions: tuple[tuple[str, str], ...] = ()
-    """Each frozen network that the objective reads: its name, and the run folder (or one checkpoint) that it comes from; the
-    word init stands for the run that this one starts from."""
+    """Each frozen network that the objective reads: its name, and the run folder (or one checkpoint) that it comes from;
+    init stands for the run that this one starts from."""
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
@@ -85,6 +85,6 @@ class Experiment(Run):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.table == "semantic" and self.init:
             raise ValueError(
-                f"table is 'semantic', but the token table comes from init {self.init}: take the random table, which is not used"
+                f"table is 'semantic', but the token table comes from init {self.init}: set --table random"
             )
         self.data.check(self)

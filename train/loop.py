@@ -162,7 +162,7 @@ def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> 
 
 
 class _Loop:
-    """The state of one call of `run`."""
+    """One call of `run`."""
 
     def __init__(self, settings: Run, parts: Parts, workdir: Path, label: str):
         self.settings, self.parts, self.workdir, self.label = settings, parts, workdir, label
@@ -200,8 +200,6 @@ class _Loop:
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.stop_requested = True
 
-    # -- beginning -------------------------------------------------------------------------------------------------
-
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""
         programs = self.programs
@@ -227,8 +225,6 @@ class _Loop:
             self.best.discard_after(step or 0)
         companions = place_companions(self.parts.companions, self.parts.network, self.launcher)
         return self.launcher.enter(state._replace(companions=companions)), step or 0
-
-    # -- the loop --------------------------------------------------------------------------------------------------
 
     def _steps(self, state: Any, start: int) -> Result:
         settings, launcher = self.settings, self.launcher
@@ -374,12 +370,11 @@ class _Loop:
         checkpoints.save(step, clean, dataclasses.asdict(self.progress))
 
     def _count_flops(self, state: Any, batch: Any) -> None:
-        shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
         network = self.parts.network
         plain = network.plain(batch["segment_ids"].shape[-1])
         # Where both are one program, its trace is needed anyway.
         step = self.programs.train if plain == network else self.programs.train_on(plain)
-        self.flops = count_flops(step, shapes(state), shapes(batch), shapes(self.rng))
+        self.flops = count_flops(step, *jax.eval_shape(lambda *x: x, state, batch, self.rng))
         self.flops *= self.launcher.copies
 
 

@@ -49,7 +49,7 @@ class Passport:
     entries: tuple[Entry, ...]
 
     def keep(self, workdir: Path) -> None:
-        """As JSON in the run folder; a resumed run keeps the account of its beginning: its source may have gone on since."""
+        """As JSON in the run folder; a resumed run keeps the account of its beginning: the source may have gone on."""
         path = workdir / "passport.json"
         if not path.exists():
             write_json(path, dataclasses.asdict(self))
@@ -162,8 +162,9 @@ def _account_for(
     if stored.shape == target.shape and stored.dtype == target.dtype:
         return stored, entry(status="restored", why="reused as asked" if path[0] == "heads" else "backbone")
     if path == POSITIONS and stored.shape[0] != target.shape[0] and stored.shape[1:] == target.shape[1:]:
-        old, new = source.model.max_positions, network.backbone.config.max_positions
-        table = _resize_positions(stored, network.backbone.config.position_offset, new)
+        config: Any = network.backbone.config
+        offset, new = config.position_offset, config.max_positions
+        old, table = stored.shape[0] - offset, _resize_positions(stored, offset, new)
         if table.shape == target.shape:
             return table, entry(status="resized", why=f"max_positions {old} -> {new}")
     return (

@@ -174,7 +174,7 @@ def merge_metric_names(
     names = [name for group in groups for name in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"{twice} name two numbers each: terms, metrics and penalties need different names, and none of loss, grad_norm, "
-            "tokens"
+            f"{twice} name two numbers each: terms, metrics and penalties need different names, and none of loss, "
+            "grad_norm, tokens"
         )
     return {name: value for group in groups for name, value in group.items()}

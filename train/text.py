@@ -57,8 +57,8 @@ class TextData(Data):
     held_out: float = 0.01
     """Share of documents, chosen by hash, that is kept for evaluation."""
     tokenizer: str = ""
-    """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty takes that of `init`, or trains one on the
-    corpus, of the model's vocabulary size less the ids that are in no text."""
+    """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty takes that of `init`, or trains one on
+    the corpus, of the model's vocabulary size less the ids that are in no text."""
     sentinels: int = 0
     """At least so many last ids of the model's vocabulary are in no text; those that the objective takes for itself are so
     anyway."""
@@ -156,7 +156,7 @@ class TextData(Data):
         return self._evaluation(experiment, docs, source.tokenizer, reads)
 
     def check_vocabulary(self, tokenizer: Tokenizer, experiment: Experiment, source: Source | None) -> None:
-        """Tokenizer, ids that are in no text and embedding table must agree; a run that goes on may have a table to spare."""
+        """Tokenizer, ids that are in no text and table must agree; a run that goes on may have a larger table."""
         reserved, wanted = self._reserved(experiment.objective), _of_text(experiment).vocab_size
         together = tokenizer.vocab_size + reserved
         if together > wanted or (together < wanted and source is None):
