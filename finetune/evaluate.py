@@ -17,15 +17,16 @@ from finetune.build import read_examples
 from finetune.predict import Model, load, probabilities, rows_of
 from finetune.tasks import TextClassification
 from train.cli import one_line_errors
+from train.restore import Source, open_run
 
 Span = tuple[str, int, int]
 
 
-def score(run: str | Path | Model, data: str, batch_size: int = 32) -> dict[str, float]:
+def score(run: str | Path | Source | Model, data: str, batch_size: int = 32) -> dict[str, float]:
     """Scores of the run's best checkpoint.
 
     Args:
-      run: a fine-tuned run folder, one checkpoint of it, or what `predict.load` returned.
+      run: a fine-tuned run folder, one checkpoint of it, one that was opened, or what `predict.load` returned.
       data: a glob of labelled files or a TFDS split (a plain TFDS name means its test split).
       batch_size: rows computed at once.
 
@@ -34,7 +35,7 @@ def score(run: str | Path | Model, data: str, batch_size: int = 32) -> dict[str,
       `precision` and `recall` of whole entities. Words cut off count in f1 as outside any entity, and nowhere
       else.
     """
-    model = run if isinstance(run, tuple) else load(run)
+    model = run if isinstance(run, Model) else load(run)
     experiment = model.description.experiment
     examples = read_examples(experiment.task, data, "test", experiment.data.columns)
     rows = rows_of(model, examples)
@@ -114,12 +115,14 @@ class Arguments:
     """A glob of labelled files, or a TFDS split."""
     batch_size: int = 32
     """Rows computed at once."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, score, print one line per number."""
     parsed = tyro.cli(Arguments, prog="python -m finetune.evaluate", args=list(arguments))
-    for name, value in score(parsed.run, parsed.data, parsed.batch_size).items():
+    for name, value in score(open_run(parsed.run, parsed.code), parsed.data, parsed.batch_size).items():
         print(f"{name}\t{value:.0f}" if name == "examples" else f"{name}\t{value:.4f}")
 
 

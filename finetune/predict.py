@@ -6,8 +6,6 @@ From Python:
     model = load("runs/reviews")
     for prediction in predict(model, ["a fine film", "dull"]):
         print(prediction.label, prediction.probabilities)
-
-It must not know training.
 """
 
 import dataclasses
@@ -32,7 +30,7 @@ from finetune.experiment import FineTune
 from finetune.tasks import Examples, TaskObjective, TextClassification
 from model.network import Network, Params
 from train.cli import one_line_errors
-from train.restore import open_run
+from train.restore import Source, open_run
 
 CUT_OFF = "?"
 """Printed for words that did not fit the row."""
@@ -77,13 +75,13 @@ class WordsPrediction:
     """Of the label that was chosen."""
 
 
-def load(run: str | Path) -> Model:
-    """The best checkpoint of a fine-tuned run (the newest where none was kept), or the one named.
+def load(run: str | Path | Source) -> Model:
+    """The best checkpoint of a fine-tuned run (the newest where none was kept), the one named, or an opened one.
 
     Raises:
       FileNotFoundError, ValueError: there is no such run, it is damaged, or it was not fine-tuned.
     """
-    source = open_run(run)
+    source = run if isinstance(run, Source) else open_run(run)
     experiment, objective = source.stored("experiment"), source.stored("objective")
     if not isinstance(experiment, FineTune):
         raise ValueError(
@@ -225,11 +223,13 @@ class Arguments:
     """Rows computed at once."""
     chunk: int = 2048
     """Lines read before they are packed and answered."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
     """Predict chunk by chunk, so that input of any length streams through."""
-    model = load(arguments.run)
+    model = load(open_run(arguments.run, arguments.code))
     inputs = read_lines(model, lines)
     while some := list(itertools.islice(inputs, arguments.chunk)):
         for prediction in predict(model, some, arguments.batch_size):

@@ -53,8 +53,8 @@ class Built:
     """Whence each companion comes, and what packing did, one line for each corpus that was packed."""
 
 
-def build(experiment: Experiment) -> Built:
-    """Prepare the corpus and put the run together.
+def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
+    """Prepare the corpus and put the run together; `code` names files whose classes the companions' runs may name.
 
     Raises:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
@@ -67,7 +67,7 @@ def build(experiment: Experiment) -> Built:
         raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
     check_reads(experiment.objective)
     companions = open_companions(
-        experiment.companions, experiment.objective, experiment.model, experiment.data.length
+        experiment.companions, experiment.objective, experiment.model, experiment.data.length, code
     )
     corpora, tokenizer = corpora_of(experiment)
     check_tokenizers(companions, tokenizer)

@@ -6,6 +6,7 @@ They are placed beside the state and never trained or saved. This module must no
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,19 +70,18 @@ def check_companions(objective: Objective, named: Named) -> None:
 
 
 def open_companions(
-    named: Named, objective: Objective, model: TransformerConfig, length: int
+    named: Named, objective: Objective, model: TransformerConfig, length: int, code: Sequence[Path] = ()
 ) -> tuple[Companion, ...]:
-    """The companions of a run on this model, whose rows have this length.
+    """The companions of a run on this model, whose rows have this length; `code` is as `open_run` takes it.
 
     Raises:
       FileNotFoundError: a run folder or its checkpoint is not there.
       ValueError: a run is damaged, or its network cannot stand beside this model; with both values.
     """
-    return tuple(_open(name, run, objective, model, length) for name, run in named)
+    return tuple(_fit(name, open_run(run, code), objective, model, length) for name, run in named)
 
 
-def _open(name: str, run: str, objective: Objective, model: TransformerConfig, length: int) -> Companion:
-    source = open_run(run)
+def _fit(name: str, source: Source, objective: Objective, model: TransformerConfig, length: int) -> Companion:
     own, what = source.model, f"the companion {name} ({source.checkpoint})"
     if own.vocab_size != model.vocab_size:
         raise ValueError(
