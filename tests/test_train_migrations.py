@@ -147,7 +147,7 @@ def test_types_change_from_the_inside_out_and_more_than_once():
         return {**rest, "masking": {"type": "new:Masking", "rate": value["rate"]}}
 
     tables = Tables(
-        added={"new:Lm": {"unit": "token"}, "new:Masking": {"never": "asked"}},
+        added={"new:Lm": {"unit": "token"}, "new:Masking": {"cap": None}},
         changed=(
             renamed("old:Lm", "new:Lm"),
             without("new:Lm", "mask_id"),
@@ -172,7 +172,7 @@ def test_types_change_from_the_inside_out_and_more_than_once():
     }
     before = json.dumps(stored)
     description, notices = migrate(stored, lambda: 0, tables)
-    part = {"type": "new:Lm", "masking": {"type": "new:Masking", "rate": 0.2}, "unit": "token"}
+    part = {"type": "new:Lm", "masking": {"type": "new:Masking", "rate": 0.2, "cap": None}, "unit": "token"}
     assert description == {
         "objective": {"type": "old:Mix", "part": part, "saw": "new:Lm"},
         "again": [part],
@@ -186,6 +186,7 @@ def test_types_change_from_the_inside_out_and_more_than_once():
         "old:Lm is new:Lm now",
         "new:Lm no longer holds mask_id",
         "new:Lm holds its rate in `masking`",
+        "new:Masking has cap None, as before",
         "new:Lm has unit 'token', as before",
         "old:Mix saw its part",
     )

@@ -110,7 +110,8 @@ def _migrate(value: Any, tables: Tables, notices: list[str]) -> Any:
     for change in tables.changed:
         if change.kind == value["type"] and (changed := change.to(value)) != value:
             notices.append(f"{change.kind} {change.account}")
-            value = changed
+            # It may hold values of types that have changed since the entry was written.
+            value = {name: _migrate(inner, tables, notices) for name, inner in changed.items()}
     kind = value["type"]
     for name, as_before in tables.added[kind].items() if kind in tables.added else ():
         if name not in value:
