@@ -6,6 +6,7 @@ Every mistake is refused here, before anything compiles.
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def fine_tune(
     workdir: Path,
     *,
     source: Source | None = None,
+    code: Sequence[Path] = (),
     label: str = "finetune",
     quiet: bool = False,
 ) -> Result:
@@ -65,10 +67,11 @@ def fine_tune(
       experiment: what to do; a finished run in `workdir` is not repeated, an interrupted one goes on.
       workdir: the run folder.
       source: the opened `experiment.init`, where many runs start from the same one.
+      code: files whose classes opened runs may name.
       label: what the progress bar says.
       quiet: print neither the hand-off nor what packing did.
     """
-    built = build(experiment, source)
+    built = build(experiment, source, code)
     claim(workdir, built.description, built.tokenizer)
     if jax.process_index() == 0:
         built.passport.keep(workdir)
@@ -78,7 +81,7 @@ def fine_tune(
     return run(built.experiment, built.parts, workdir, label=label)
 
 
-def build(experiment: FineTune, source: Source | None = None) -> Built:
+def build(experiment: FineTune, source: Source | None = None, code: Sequence[Path] = ()) -> Built:
     """Read the data, hand the parameters over and put the run together.
 
     Raises:
@@ -89,7 +92,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     for name in ("train", "eval"):
         if not getattr(experiment.data, name):
             raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
-    source = open_run(experiment.init) if source is None else source
+    source = open_run(experiment.init, code) if source is None else source
     model = experiment.model.apply(source.model)
     experiment, examples = _read(experiment.with_metric())
     data = experiment.data
@@ -100,7 +103,7 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     check_companions(objective, experiment.companions)
     check_model(model, objective, encoder_alone=True)
     check_run(experiment, objective)
-    companions = open_companions(experiment, objective, model)
+    companions = open_companions(experiment, objective, model, code)
     check_tokenizers(companions, tokenizer)
     rows = {
         name: experiment.rows(some, learned, tokenizer) for name, some in _draw(experiment, examples).items()

@@ -111,7 +111,7 @@ def _classifier(found: Published, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def export_run(
-    run: str | Path, folder: str | Path, *, architecture: str = "", dtype: str = ""
+    run: str | Path, folder: str | Path, *, architecture: str = "", dtype: str = "", code: Sequence[Path] = ()
 ) -> tuple[str, list[Path]]:
     """Write a run as a published checkpoint with its tokenizer; returns the class and the files of weights.
 
@@ -120,11 +120,12 @@ def export_run(
       folder: where to; must hold no checkpoint yet.
       architecture: their class to write; empty is the one with exactly the run's heads.
       dtype: of the file; empty is that of the imported checkpoint, or float32.
+      code: your own files whose classes the run names.
 
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    source, folder = open_run(run), Path(folder).expanduser()
+    source, folder = open_run(run, code), Path(folder).expanduser()
     refuse_full(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
     model, heads = source.model, frozenset(source.params["heads"])
@@ -251,6 +252,8 @@ class Export:
     """Class to write; empty is the one with exactly the run's heads."""
     dtype: str = ""
     """float32, bfloat16 or float16; empty is that of the imported checkpoint, or float32."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def command(arguments: Sequence[str]) -> Import | Export:
@@ -279,7 +282,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     if parsed.dtype not in ("", *DTYPES):
         raise ValueError(f"dtype {parsed.dtype!r} is none of {', '.join(DTYPES)}")
-    chosen, files = export_run(parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype)
+    chosen, files = export_run(
+        parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype, code=parsed.code
+    )
     print(
         f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files"
     )

@@ -11,7 +11,7 @@ import tyro
 from finetune.build import read_records
 from finetune.predict import Model, answer_examples, load
 from train.cli import one_line_errors
-from train.restore import Source
+from train.restore import Source, open_run
 
 
 def score(run: str | Path | Source | Model, data: str, batch_size: int = 32) -> dict[str, float]:
@@ -46,12 +46,14 @@ class Arguments:
     """A glob of labelled files, or a TFDS split."""
     batch_size: int = 32
     """Rows computed at once."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, score, print one line per number."""
     parsed = tyro.cli(Arguments, prog="python -m finetune.evaluate", args=list(arguments))
-    for name, value in score(parsed.run, parsed.data, parsed.batch_size).items():
+    for name, value in score(open_run(parsed.run, parsed.code), parsed.data, parsed.batch_size).items():
         print(f"{name}\t{value:.0f}" if name == "examples" else f"{name}\t{value:.4f}")
 
 

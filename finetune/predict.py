@@ -145,11 +145,13 @@ class Arguments:
     """Rows computed at once."""
     chunk: int = 2048
     """Lines read before they are packed and answered."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
     """Predict chunk by chunk, so that input of any length streams through."""
-    model = load(arguments.run)
+    model = load(open_run(arguments.run, arguments.code))
     given = parse_lines(model, lines)
     while some := list(itertools.islice(given, arguments.chunk)):
         for one in predict(model, some, arguments.batch_size):

@@ -37,8 +37,10 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     """A run folder or one checkpoint of it, or the folder of a published checkpoint; with all of its heads.
+
+    `code` names your own files whose classes a run names.
 
     Raises:
       FileNotFoundError, ValueError: it is neither, or damaged.
@@ -48,7 +50,7 @@ def load(folder: str | Path) -> Model:
         found = read(path)
         tokenizer = published_tokenizer(path, found.family.model_type)
         return Model(found.network, jax.device_put(found.params), tokenizer)
-    source = open_run(path)
+    source = open_run(path, code)
     if "objective" in source.description:
         heads = tuple(source.objective.heads(source.model))
     else:

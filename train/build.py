@@ -5,6 +5,7 @@ This is where the rooms meet: the objective is told its rows, the data makes the
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,15 +41,15 @@ class Built:
     """The account of what came from `init`."""
 
 
-def build(experiment: Experiment) -> Built:
-    """Prepare the data and put the run together.
+def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
+    """Prepare the data and put the run together; `code` names files whose classes opened runs may name.
 
     Raises:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
     """
     check_companions(experiment.objective, experiment.companions)
     check_reads(experiment.objective, experiment.data.offered)
-    source = open_run(experiment.init) if experiment.init else None
+    source = open_run(experiment.init, code) if experiment.init else None
     experiment, changes = _go_on(experiment, source)
     model, data = experiment.model, experiment.data
     rows = data.row_shape(experiment, source)
@@ -56,7 +57,7 @@ def build(experiment: Experiment) -> Built:
     objective = experiment.objective
     check_model(model, objective)
     check_run(experiment, objective)
-    companions = open_companions(experiment, objective, model)
+    companions = open_companions(experiment, objective, model, code)
     feed = data.feed(experiment, rows, source)
     check_tokenizers(companions, feed.tokenizer)
     eval_sets = {

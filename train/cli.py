@@ -3,6 +3,7 @@
 Knows tyro and exit codes, and nothing of training.
 """
 
+import argparse
 import dataclasses
 import functools
 import importlib.util
@@ -49,6 +50,8 @@ def load_config(path: str, kind: type[T]) -> T:
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As for every import: a run keeps the text of a class's module, which is looked up here.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     if not hasattr(module, "config"):
         raise ValueError(f"{path} defines no config() -> Experiment")
@@ -58,6 +61,14 @@ def load_config(path: str, kind: type[T]) -> T:
         remedy = f": use {PROGRAMS[found]}" if found in PROGRAMS else ""
         raise ValueError(f"{path} gives a {found}, not a {kind.__name__}{remedy}")
     return value
+
+
+def split_code(arguments: Sequence[str]) -> tuple[tuple[Path, ...], list[str]]:
+    """Files named by `--code FILE` (repeatable), and the other arguments, whose defaults may come from the run."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--code", type=Path, action="append", default=[])
+    found, others = parser.parse_known_args(list(arguments))
+    return tuple(found.code), others
 
 
 def parse(experiment: T, arguments: Sequence[str], program: str) -> tuple[T, Path]:

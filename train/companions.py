@@ -6,6 +6,7 @@ They are placed beside the state and never trained or saved.
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -69,21 +70,22 @@ def check_companions(objective: Objective, named: Named) -> None:
         raise ValueError(f"companions names {given}: each name takes one run")
 
 
-def open_companions(run: Run, objective: Objective, model: ModelConfig) -> tuple[Companion, ...]:
-    """The companions of a run on this model, whose objective was told its rows.
+def open_companions(
+    run: Run, objective: Objective, model: ModelConfig, code: Sequence[Path] = ()
+) -> tuple[Companion, ...]:
+    """The companions of a run on this model, whose objective was told its rows; `code` is as `open_run` takes it.
 
     Raises:
       FileNotFoundError: a run folder or its checkpoint is not there.
       ValueError: a run is damaged, or its network cannot stand beside this model; with both values.
     """
     return tuple(
-        _open(name, run.init if folder == INIT else folder, objective, model)
+        _fit(name, open_run(run.init if folder == INIT else folder, code), objective, model)
         for name, folder in run.companions
     )
 
 
-def _open(name: str, run: str, objective: Objective, model: ModelConfig) -> Companion:
-    source = open_run(run)
+def _fit(name: str, source: Source, objective: Objective, model: ModelConfig) -> Companion:
     own, what = source.model, f"the companion {name} ({source.checkpoint})"
     if isinstance(own, TextConfig) and isinstance(model, TextConfig) and own.vocab_size != model.vocab_size:
         raise ValueError(

@@ -1,7 +1,7 @@
 """`python -m train.evaluate RUN [--views ...] [--data.files ...]`: a pretrained run through views, as one table.
 
 Rows, corruption and checkpoint are those that the run itself would take, so its objective's own numbers are those of its
-last evaluation. It must not know what a view computes (objectives/views.py), nor train anything.
+last evaluation.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from model.network import Network
 from objectives.views import Reading, choose
 from train.adapter import FULL
 from train.build import check_run, network_of
-from train.cli import multi_host, one_line_errors
+from train.cli import multi_host, one_line_errors, split_code
 from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
@@ -115,14 +115,14 @@ def look(source: Source, evaluation: Evaluation) -> Readings:
     state = _state(source, network, launcher)
     # The key of the evaluations during training: the same tokens are masked.
     rng = launcher.replicate(jax.random.key(0))
-    found: Readings = {name: {} for name in sets}
+    readings: Readings = {name: {} for name in sets}
     for view in views:
         step = functools.partial(eval_step, network=network, objective=view, adapter=FULL)
         compiled = launcher.compile(step, donate=False)
         for name, batches in sets.items():
             sums = evaluate(compiled, launcher, state, _watched(batches, f"{name}: {view.name}"), rng)
-            found[name][view.name] = view.readings(sums)
-    return found
+            readings[name][view.name] = view.readings(sums)
+    return readings
 
 
 def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequence[str]) -> Mapping[str, Rows]:
@@ -172,22 +172,23 @@ def _encoded(number: Reading) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse with the run's own values as defaults, look, print, write."""
+    code, arguments = split_code(arguments)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train.evaluate RUN [--help | options]")
+        raise ValueError("usage: python -m train.evaluate RUN [--code FILE] [--help | options]")
     multi_host()
-    source = open_run(arguments[0])
+    source = open_run(arguments[0], code)
     evaluation = tyro.cli(
         Evaluation,
-        prog=f"python -m train.evaluate {arguments[0]}",
-        args=list(arguments[1:]),
+        prog=f"python -m train.evaluate {arguments[0]} [--code FILE]",
+        args=arguments[1:],
         default=defaults(source),
         config=(tyro.conf.FlagConversionOff,),
     )
-    found = look(source, evaluation)
+    by_set = look(source, evaluation)
     if jax.process_index() > 0:
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for name, readings in found.items():
+    for name, readings in by_set.items():
         console.print(table(readings, f"{source.checkpoint}: {name}"))
     write_json(
         evaluation.out,
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
             "data": dataclasses.asdict(evaluation.data),
             "views": {
                 name: {view: [_encoded(number) for number in numbers] for view, numbers in views.items()}
-                for name, views in found.items()
+                for name, views in by_set.items()
             },
         },
     )

@@ -1,12 +1,13 @@
 """Opening a run folder: which checkpoint, model, tokenizer and parameters. Starts no training.
 
-Everything comes from the folder itself, so model shape, tokenizer and parameters cannot disagree. It must not
-know what the run was trained for, nor what it is opened for.
+Everything comes from the folder itself, so model shape, tokenizer and parameters cannot disagree. What an older version
+wrote is brought up to this one (migrations.py), and the reader is told.
 """
 
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from objectives.rows import RowShape
 from train.adapter import Params
 from train.checkpoint import HASHES, damaged_file, load_params, newest_whole, saved_steps
 from train.describe import decode, read_json
+from train.migrations import migrate
+from train.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,11 @@ class Source:
     checkpoint: Path
     """The checkpoint that was read."""
     description: dict[str, Any]
-    """What config.json says, still encoded; `stored` decodes an entry."""
+    """What config.json says, in this version's words and still encoded; `stored` decodes an entry."""
+    code: OwnCode
+    """Where its types come from that are not ours."""
+    notices: tuple[str, ...]
+    """What an older version wrote otherwise, one line each."""
     params: Params
     """{"backbone": ..., "heads": ...} as numpy arrays, the run's own adapter already merged."""
 
@@ -48,7 +55,7 @@ class Source:
             raise ValueError(
                 f"{self.folder / 'config.json'} has no {name!r}, only {sorted(self.description)}"
             )
-        return decode(self.description[name])
+        return decode(self.description[name], self.code)
 
     @functools.cached_property
     def model(self) -> ModelConfig:
@@ -94,10 +101,14 @@ class Source:
         return tokenizer
 
 
-def open_run(run: str | Path) -> Source:
+def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     """Open a run folder, or one checkpoint of it (RUN/checkpoints/STEP or RUN/best/STEP).
 
     Of a run folder the best checkpoint is taken if one was kept, else the newest whole one.
+
+    Args:
+      run: the folder.
+      code: files of the reader's own (--code), whose classes the run may name if it was made with the same text.
 
     Raises:
       FileNotFoundError: there is no such folder, or nothing was saved in it.
@@ -110,9 +121,19 @@ def open_run(run: str | Path) -> Source:
     folder = path.parent.parent if explicit else path
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    description = read_json(folder / "config.json")
-    checkpoint = _whole(path) if explicit else _choose(folder)
-    source = Source(folder=folder, checkpoint=checkpoint, description=description, params={})
+    stored = read_json(folder / "config.json")
+    description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
+    if notices:
+        log.warning(f"{folder} opened as a run of an older version: {'; '.join(notices)}")
+    source = Source(
+        folder=folder,
+        checkpoint=verify_checkpoint(path) if explicit else pick_checkpoint(folder),
+        description=description,
+        code=OwnCode(kept=description["code"] if "code" in description else {}, files=tuple(code)),
+        notices=notices,
+        params={},
+    )
+    checkpoint = source.checkpoint
     sides = load_params(checkpoint.parent, int(checkpoint.name))
     trainable, frozen = (sides[k] if k in sides else {} for k in ("trainable", "frozen"))
     merged = jax.tree.map(np.asarray, source.stored("adapter").merge(trainable, frozen))
@@ -120,7 +141,8 @@ def open_run(run: str | Path) -> Source:
     return dataclasses.replace(source, params={"backbone": {}, "heads": {}} | merged)
 
 
-def _whole(checkpoint: Path) -> Path:
+def verify_checkpoint(checkpoint: Path) -> Path:
+    """The checkpoint itself; ValueError if a file of it is missing, altered or was never finished."""
     if not (checkpoint / HASHES).exists():
         raise ValueError(f"{checkpoint} was never completed (the process ended while saving it)")
     damage = damaged_file(checkpoint)
@@ -129,7 +151,7 @@ def _whole(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _choose(folder: Path) -> Path:
+def pick_checkpoint(folder: Path) -> Path:
     """The best checkpoint, else the newest whole one; what was passed over is logged."""
     notices: list[str] = []
     for name in ("best", "checkpoints"):
