@@ -3,7 +3,7 @@
 What is counted:
 
 - Files are those of model/, objectives/, data/, train/ and finetune/. Calls of Python functions in them are followed with
-  `sys.setprofile`: every function, comprehensions and lambdas too, but not what a dataclass or a library generates.
+  `sys.settrace`: every function, comprehensions and lambdas too, but not what a dataclass or a library generates.
 - The way begins in train/loop.py, which asks for the batch and starts the step, and goes through one
   `stream.batch(0)` and one `train_step` as the launcher compiles it. The step is traced (`jax.eval_shape`); nothing is
   compiled. `files` are all files on it; `without internals` leaves out those of model/, but for model/network.py.
@@ -112,34 +112,38 @@ class Recorder:
         self.forward = slice(0)
         self._code = forward.__code__
         self._start: int | None = None
+        self._depth = -1
         self._stack: list[tuple[str, str]] = []
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        sys.setprofile(self._event)
+        sys.settrace(self._call)
         try:
             yield
         finally:
-            sys.setprofile(None)
+            sys.settrace(None)
 
-    def _event(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event not in ("call", "return"):
-            return
-        file = project_file(frame.f_code.co_filename)
+    def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        code = frame.f_code
+        file = project_file(code.co_filename)
         if file is None:
-            return
-        if event == "call":
-            self._stack.append((file, frame.f_code.co_qualname))
-            if frame.f_code is self._code and self._start is None:
-                self._start, self._depth = len(self.visits) - 1, len(self._stack)
-        else:
+            return None
+        if code is self._code and self._start is None:
+            self._start, self._depth = len(self.visits) - 1, len(self._stack)
+        self._stack.append((file, code.co_qualname))
+        self.visits.append(Visit(file=file, function=code.co_qualname, called=True))
+        frame.f_trace_lines = False
+        return self._return
+
+    def _return(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "return":
             self._stack.pop()
-        if self._stack:
-            self.visits.append(
-                Visit(file=self._stack[-1][0], function=self._stack[-1][1], called=event == "call")
-            )
-        if event == "return" and self._start is not None and len(self._stack) == self._depth - 1:
-            self.forward, self._depth = slice(self._start, len(self.visits)), -1
+            if self._stack:
+                file, function = self._stack[-1]
+                self.visits.append(Visit(file=file, function=function, called=False))
+            if len(self._stack) == self._depth:
+                self.forward, self._depth = slice(self._start, len(self.visits)), -1
+        return self._return
 
 
 @functools.cache
@@ -164,6 +168,10 @@ def follow(run: Run, parts: Parts) -> Way:
             train_step, network=parts.network, objective=parts.objective, tx=tx, adapter=parts.adapter
         )
         jax.eval_shape(run.launcher.compile(step, donate=False), state, batch, key)
+    if not recorder.forward.stop:
+        raise ValueError(
+            f"train_step never called {type(parts.objective).__name__}.__call__: name what it calls instead as the forward"
+        )
     return Way(whole=tuple(recorder.visits), forward=tuple(recorder.visits[recorder.forward]))
 
 
@@ -186,9 +194,7 @@ def empty_caches() -> None:
 
 def tiny(experiment: Experiment, corpus: Path, **changes: Any) -> Experiment:
     """The same experiment with a model that is quickly traced."""
-    model = dataclasses.replace(
-        experiment.model, vocab_size=VOCAB, layers=1, width=16, heads=2, mlp_width=32
-    )
+    model = dataclasses.replace(experiment.model, vocab_size=VOCAB, layers=1, width=16, heads=2, mlp_width=32)
     # The text is short, so a larger share of it must be held out.
     data = dataclasses.replace(experiment.data, files=(str(corpus),), held_out=0.2)
     values = {"model": model, "data": data, "batch_size": 8, "launcher": Mesh(), **changes}
@@ -262,7 +268,10 @@ def follow_all() -> dict[str, Way]:
 
 def table(ways: dict[str, Way]) -> str:
     """A row of Markdown for each way."""
-    lines = ["| way | moves | forward files | network | files | without internals |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| way | moves | forward files | network | files | without internals |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, way in ways.items():
         numbers = (
             len(way.moves),
