@@ -318,9 +318,9 @@ def examples_draw_apart(objective: Objective, config: TextConfig, batch: HostBat
     copies = {k: np.stack([v[full]] * rows) for k, v in batch.items()}
     found = []
     for first in range(0, 8, rows):
-        ids = np.arange(first, first + rows, dtype=np.int32) * 3 + 1
-        found.append(corruption(objective, config, {**copies, "example_ids": ids}, step_key())[0])
-    if not differs_from(copies, found[0]):
+        copies["example_ids"] = np.arange(first, first + rows, dtype=np.int32) * 3 + 1
+        found.append(corruption(objective, config, copies, step_key())[0])
+    if not differs_from(copies, found[-1]):
         return Verdict(name, "does not apply", detail="nothing was corrupted")
     # Of each row all arrays end to end, without what was given.
     read = [
