@@ -134,7 +134,7 @@ def test_a_module_in_the_readers_folders_is_used_and_said(copy, tmp_path, monkey
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
     (tmp_path / "deletion.py").write_text("raise SystemExit('this text is not the run's')")
     source = open_run(copy)
-    assert source.stored("objective").length == 64 and source.stored("experiment").batch_size == 8
+    assert source.stored("objective").rate == 0.15 and source.stored("experiment").batch_size == 8
     (line,) = caplog.messages
     assert "deletion:TokenDeletion" in line and str(tmp_path / "elsewhere" / "deletion.py") in line
 
@@ -163,7 +163,7 @@ def test_the_packages_around_a_module_are_not_run(copy, tmp_path):
     (tmp_path / "parent").mkdir()
     (tmp_path / "parent" / "__init__.py").write_text("raise SystemExit('nobody named this file')")
     (tmp_path / "parent" / "mine.py").write_text(kept["text"])
-    assert open_run(copy).stored("objective").length == 64
+    assert open_run(copy).stored("objective").rate == 0.15
     assert "parent" not in sys.modules
 
 
@@ -214,7 +214,7 @@ def test_a_run_that_keeps_no_code_opens_on_the_readers_word(trained, copy, caplo
     write_json(copy / "config.json", config)
     with pytest.raises(ValueError, match="keeps no code of it: name the file that defines it with --code"):
         open_run(copy).stored("objective")
-    assert open_run(copy, [trained[0] / "mine.py"]).stored("objective").length == 64
+    assert open_run(copy, [trained[0] / "mine.py"]).stored("objective").rate == 0.15
     assert "no hash to check it by" in caplog.messages[0]
     # And it goes on: whoever begins it again has named the file.
     training.main([str(trained[0] / "mine.py"), *trained[1], "--workdir", str(copy)])

@@ -75,7 +75,7 @@ def _learned(description: Encoded, _: Callable[[], Tokenizer]) -> Encoded:
 def _rows(description: Encoded, tokenizer: Callable[[], Tokenizer]) -> Encoded:
     """What the rows are: their sizes from the run's data, their ids from its tokenizer."""
     experiment = description["experiment"] if "experiment" in description else {}
-    if "rows" in description or "data" not in experiment:
+    if "rows" in description or "data" not in experiment or "model" not in description:
         return description
     data, ids, last = experiment["data"], tokenizer(), description["model"]["vocab_size"] - 1
     for name, now in (("first_sentinel_id", last), ("mark_ids", [last, last - 1, last - 2])):

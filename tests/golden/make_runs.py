@@ -18,13 +18,15 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data.tokenizer import BOS, CLS, EOS, MASK, PAD, SEP, UNK, SentencePieceTokenizer
+from data.tokenizer import BOS, EOS, PAD, UNK, SentencePieceTokenizer
 from finetune import predict, states
-from finetune.adapters import Frozen, LoRA
+from finetune.adapters.frozen import Frozen
+from finetune.adapters.lora import LoRA
 from finetune.build import build as build_fine_tuning
 from finetune.build import fine_tune
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from model.bert import BertConfig
 from model.gpt2 import Gpt2Config
 from model.t5 import T5V11Config
@@ -39,8 +41,9 @@ from train.build import build
 from train.checkpoint import saved_steps, write_hashes
 from train.cli import load_config
 from train.describe import encode
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.launch import Mesh
+from train.text import TextData
 
 SYLLABLES = ("ba", "do", "fi", "gu", "ke", "lo", "mi", "na")
 TEXTS = ("badofi kelo mina.", "gumi nalo kefi doba.", "lokemi")
@@ -99,13 +102,8 @@ def pretraining() -> dict[str, Experiment]:
         "save_every": 2,
         "launcher": Mesh(),
     }
-    masked_lm = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
-    pairs = NextSentence(
-        cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=SEGMENTS, shortest_pair=8, longest_pair=16
-    )
-    spans = SpanCorruption(
-        first_sentinel_id=PIECES + SENTINELS - 1, sentinels=SENTINELS, eos_id=EOS, inputs_length=LENGTH
-    )
+    masked_lm, pairs = MaskedLM(), NextSentence(shortest_pair=8, longest_pair=16)
+    spans = SpanCorruption(sentinels=SENTINELS)
     long = {**SHAPE, "vocab_size": PIECES + SENTINELS}
     mini = BertConfig(**SHAPE, types=2)
     return {
@@ -204,7 +202,7 @@ def configs(folder: Path) -> dict[str, object]:
             parts = {"model": encode(value.model), "objective": encode(value.objective)}
             described[file.stem] = {"experiment": encode(value), **parts}
         elif isinstance(value, FineTune):
-            described[file.stem] = {"experiment": encode(value), "objective": encode(value.task.objective(2))}
+            described[file.stem] = {"experiment": encode(value), "objective": encode(value.task.objective(("low", "high")))}
     return described
 
 
