@@ -6,7 +6,6 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import CLS, MASK, SEP
 from model.bert import bert_mini
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
@@ -15,17 +14,13 @@ from train.experiment import Experiment
 from train.optimizer import Optimizer
 from train.text import TextData
 
-LENGTH, PAIRS = 128, 4
-
 
 def config() -> Experiment:
     """The experiment; every field can be overridden on the command line."""
-    masked_lm = MaskedLM(max_segments=PAIRS)
-    order = SentenceOrder(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS)
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
-        objective=Mixture(parts=(("mlm", masked_lm, 1.0), ("order", order, 1.0))),
-        data=TextData(length=LENGTH, max_segments=PAIRS),
+        objective=Mixture(parts=(("mlm", MaskedLM(), 1.0), ("order", SentenceOrder(), 1.0))),
+        data=TextData(length=128, max_segments=4),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,
         batch_size=64,
