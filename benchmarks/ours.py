@@ -39,7 +39,7 @@ from train.step import train_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLMEverywhere(MaskedLM):
-    """As `MaskedLM`, but every position is projected onto the vocabulary, as most implementations do it."""
+    """As `MaskedLM`, but every position is projected onto the vocabulary."""
 
     def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
