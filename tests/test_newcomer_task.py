@@ -2,13 +2,13 @@
 
 import io
 import json
+import re
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import train.describe
 from data.stream import Stream
 from finetune.__main__ import main
 from finetune.convert import export_run
@@ -56,12 +56,6 @@ def capitals(command, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def opens_this_file(monkeypatch):
-    """Lets a run folder name types of this file's package."""
-    monkeypatch.setattr(train.describe, "ROOMS", (*train.describe.ROOMS, "tests"))
-
-
 def test_the_command_line_offers_it_with_ours():
     config = load_config(EXPERIMENT, object)
     given = ["--workdir", "w", "task:count-capitals", "--task.decimals", "2"]
@@ -71,7 +65,7 @@ def test_the_command_line_offers_it_with_ours():
     assert experiment.task.pooling == "cls" and experiment.adapter == FULL
 
 
-def test_it_learns_and_is_scored(capitals, command, opens_this_file):
+def test_it_learns_and_is_scored(capitals, command):
     stored = read_json(capitals / "config.json")
     mean = stored["learned"]["mean"]
     assert 0 < mean < 5
@@ -84,7 +78,7 @@ def test_it_learns_and_is_scored(capitals, command, opens_this_file):
     assert scores["squared_error"] == pytest.approx(best, rel=1e-4)
 
 
-def test_it_answers_lines(capitals, opens_this_file):
+def test_it_answers_lines(capitals):
     texts, form = ["anna film", "film plot scene", "anna peter maria"], {}
     for name in ("text", "jsonl"):
         out = io.StringIO()
@@ -108,7 +102,8 @@ def test_it_goes_on_where_it_was_stopped(capitals, command, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Stream, "batch", stops)
         main([*command, "--workdir", str(tmp_path / "run")])
-    assert "stopped by SIGTERM at step 14" in capsys.readouterr().out
+    # Batches are read ahead: the signal comes some steps before the one that is read.
+    assert re.search(r"stopped by SIGTERM at step (9|1[0-4]);", capsys.readouterr().out)
     main([*command, "--workdir", str(tmp_path / "run")])
     ours, expected = (
         flat(load_params(folder / "checkpoints", 40)["trainable"]) for folder in (tmp_path / "run", capitals)

@@ -184,7 +184,7 @@ class ReadsAPooler(Distillation):
             Distillation,
             encoder(vocab_size=100),
             1024,
-            "cannot serve .* length 1024 is longer than model.max_positions 512",
+            "cannot serve .* data.length 1024 is longer than model.max_positions 512",
         ),
         (
             Distillation,

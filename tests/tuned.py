@@ -66,6 +66,7 @@ def pretrained(tmp_path_factory):
         "objective": encode(objective),
         "rows": encode(shape),
         "adapter": encode(parts.adapter),
+        "companion_checkpoints": {},
     }
     claim(folder / "run", description, tokenizer)
     run(settings, parts, folder / "run")

@@ -32,14 +32,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from finetune.adapters import LoRA
+from finetune.adapters.lora import LoRA
 from finetune.build import build as build_fine_tuning
 from finetune.experiment import FineTune
 from objectives.bert import bert
 from objectives.bert_next_sentence import BertNextSentence
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
-from objectives.next_sentence import NextSentence
 from train.build import Built, build
 from train.checkpoint import Checkpoints
 from train.cli import load_config
@@ -205,9 +204,9 @@ def pretraining(corpus: Path) -> dict[str, Experiment]:
     """The experiments by the name of their way."""
     gpt = load_config(str(ROOT / "configs/gpt_mini.py"), Experiment)
     mini = load_config(str(ROOT / "configs/bert_mini.py"), Experiment)
-    masked_lm, next_sentence = part_of(mini.objective, MaskedLM), part_of(mini.objective, NextSentence)
+    masked_lm = part_of(mini.objective, MaskedLM)
     # As configs/bert_published_mini.py has it, whose vocabulary would have to be fetched; any id may end a sentence.
-    published = BertNextSentence(**vars(next_sentence), sentence_ends=(10, 11, 12))
+    published = BertNextSentence(sentence_ends=(10, 11, 12))
     return {
         "causal LM": tiny(gpt, corpus),
         "masked LM": tiny(mini, corpus, objective=masked_lm),

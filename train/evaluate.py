@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from data.prepare import TOKENIZER_FILE
 from data.stream import EvalBatches, Rows
 from model.network import Network
 from objectives.views import Reading, choose
@@ -105,7 +106,9 @@ def look(source: Source, evaluation: Evaluation) -> Readings:
     experiment = dataclasses.replace(experiment, objective=objective)
     run = dataclasses.replace(experiment, batch_size=size, microbatches=1, launcher=launcher)
     check_run(run, objective)
-    views = choose(evaluation.views, objective, experiment.data.offered)
+    # What a tokenizer says of its ids nobody says where its file is gone.
+    offered = experiment.data.offered if (source.folder / TOKENIZER_FILE).is_file() else ()
+    views = choose(evaluation.views, objective, offered)
     reads = tuple(dict.fromkeys([*objective.reads(), *(name for view in views for name in view.reads())]))
     sets = {
         name: EvalBatches(rows, batch_size=size, limit=evaluation.data.rows)

@@ -202,7 +202,10 @@ def configs(folder: Path) -> dict[str, object]:
             parts = {"model": encode(value.model), "objective": encode(value.objective)}
             described[file.stem] = {"experiment": encode(value), **parts}
         elif isinstance(value, FineTune):
-            described[file.stem] = {"experiment": encode(value), "objective": encode(value.task.objective(("low", "high")))}
+            described[file.stem] = {
+                "experiment": encode(value),
+                "objective": encode(value.task.objective(("low", "high"))),
+            }
     return described
 
 

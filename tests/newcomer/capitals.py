@@ -10,7 +10,7 @@ from data.records import required
 from finetune.tasks.base import Task
 from model.heads import Classifier
 from objectives.base import LossOut, Objective
-from objectives.segments import pool
+from objectives.segments import membership, pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,10 @@ class SquaredError(Objective):
 
     def __call__(self, network, batch, rng):
         error_BG = (self.predicted(network, batch) - batch["counts"]) ** 2
-        return LossOut(
-            {"squared_error": (jnp.sum(error_BG * batch["counted"]), jnp.sum(batch["counted"]))}, {}
-        )
+        # A row that fills a batch up is a row like others, but none of its tokens is in a segment.
+        there_BG = jnp.any(membership(batch["segment_ids"], error_BG.shape[1]), axis=1)
+        weights_BG = batch["counted"] * there_BG
+        return LossOut({"squared_error": (jnp.sum(error_BG * weights_BG), jnp.sum(weights_BG))}, {})
 
 
 @dataclasses.dataclass(frozen=True)
