@@ -35,7 +35,7 @@ WORDS = [("a", "b c"), ("a b", "c"), ("a",), ("d", "e"), ("f",), ("a",), ("g", "
 
 
 @pytest.mark.parametrize("encode, items", [(encode_texts, TEXTS), (encode_word_lists, WORDS)])
-def test_what_was_encoded_once_is_read_again(encode, items):
+def test_what_was_encoded_once_is_read_again(encode, items, store):
     first, second, other = Counting(), Counting(), Counting("two")
     plain = first.encode_batch(items) if encode is encode_texts else [first.encode_words(w) for w in items]
     first.asked = 0
@@ -44,6 +44,8 @@ def test_what_was_encoded_once_is_read_again(encode, items):
     some = [*items[:0:-1], items[2] * 3]
     assert encode(second, items) == plain and second.asked == 0
     assert encode(second, some)[:-1] == plain[:0:-1] and second.asked == 1
+    # One text is not worth a file.
+    assert len(list(store.glob("*/*"))) == 1
     assert encode(other, items) == plain and other.asked == 6
 
 
@@ -59,6 +61,9 @@ def test_small_inputs_leave_nothing_behind(store):
     for start in range(0, 100, 4):
         encode_texts(tokenizer, [str(i) for i in range(start, start + 4)])
     assert tokenizer.asked == 100 and not store.exists()
+    encode_texts(tokenizer, TEXTS)
+    tokenizer.asked = 0
+    assert encode_texts(tokenizer, TEXTS[:4]) == tokenizer.encode_batch(TEXTS[:4]) and tokenizer.asked == 8
 
 
 def truncate(file):
