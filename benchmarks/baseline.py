@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from data.labelled import SequenceExample, subset
-from finetune.build import read_examples
+from finetune.build import read_records
 from finetune.experiment import FineTune
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -15,10 +15,13 @@ PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 def linear_baseline(experiment: FineTune, labels: int, seed: int) -> float:
     """Test accuracy of the best linear model, by eval accuracy, on the training labels that a run with `seed` draws."""
     task, data = experiment.task, experiment.data
-    train: list[SequenceExample] = read_examples(task, data.train, "train", data.columns)
+    splits = {
+        name: task.examples(read_records(getattr(data, name), name), data.columns)
+        for name in ("train", "eval", "test")
+    }
+    train: list[SequenceExample] = splits["train"]
     train = subset(train, labels, seed) if labels else train
-    held = read_examples(task, data.eval, "eval", data.columns)
-    test = read_examples(task, data.test, "test", data.columns)
+    held, test = splits["eval"], splits["test"]
     best, best_score = None, -1.0
     for penalty in PENALTIES:
         model = make_pipeline(

@@ -62,7 +62,8 @@ def ours(published: Path, folder: Path, task: str, seed: int) -> dict[str, float
     from finetune.convert import import_run
     from finetune.evaluate import score
     from finetune.experiment import FineTune, LabelledData, ModelChanges
-    from finetune.tasks import TextClassification, TokenClassification
+    from finetune.tasks.text_classification import TextClassification
+    from finetune.tasks.token_classification import TokenClassification
     from train.optimizer import Optimizer
 
     job = JOBS[task]
@@ -143,7 +144,7 @@ def _our_states(published: Path) -> Any:
         tokens = np.array([tokenizer.frame(pair=False).around(ids)[0]], np.int32)
         places = np.arange(tokens.shape[1], dtype=np.int32)[None]
         batch: Any = {"segment_ids": np.ones_like(tokens), "positions": places}
-        states.append(np.asarray(bound.encode(tokens, batch)[0]).mean(axis=0))
+        states.append(np.asarray(bound.encode({**batch, "tokens": tokens})[0]).mean(axis=0))
     return np.stack(states)
 
 

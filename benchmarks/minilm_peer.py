@@ -17,7 +17,7 @@ from transformers import (
 from benchmarks.contestant import high_water_mib
 from benchmarks.minilm_jobs import BETAS, CLIP, EPS, JOBS, LENGTH, WARMUP, WEIGHT_DECAY
 from data.sources import records
-from finetune.evaluate import entity_scores
+from finetune.tasks.token_classification import entity_scores
 
 IGNORED = -100
 

@@ -70,12 +70,10 @@ def check(comparison: Comparison) -> None:
     for _, experiment in comparison.pretraining:
         for task in comparison.tasks:
             tuned = task.finetune
-            check_model(
-                tuned.model.apply(experiment.model),
-                tuned.task.objective(2),
-                tuned.data.length,
-                encoder_alone=True,
-            )
+            model = tuned.model.apply(experiment.model)
+            objective = tuned.task.objective(("a", "b"))  # The shape is the same for any two classes.
+            rows = tuned.data.row_shape(model, None)
+            check_model(model, objective.for_rows(rows), encoder_alone=True)
 
 
 def _arm(

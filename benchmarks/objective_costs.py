@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from data.tokenizer import CLS, EOS, MASK, SEP
-from model.config import TransformerConfig
+from data.tokenizer import SentencePieceTokenizer
+from model.config import TextConfig
 from model.encoder import EncoderConfig
 from model.llama import LlamaConfig
 from model.platform import compiling_for
@@ -28,6 +28,7 @@ from objectives.distillation import Distillation
 from objectives.examples import Documents
 from objectives.fill_in_the_middle import FillInTheMiddle
 from objectives.masked_lm import MaskedLM
+from objectives.masking import Masking
 from objectives.measuring import companions_of, fresh, network_of
 from objectives.multi_token import MultiToken
 from objectives.neighbour_words import NeighbourWords
@@ -39,11 +40,12 @@ from objectives.simcse import SimCSE
 from objectives.span_corruption import SpanCorruption
 from objectives.ul2 import UL2
 from train.flops import count_flops
+from train.rows import row_shape_of
 
-ROWS, LENGTH, VOCABULARY, TOP = 32, 128, 8192, 8191
+ROWS, LENGTH, VOCABULARY, PIECES = 32, 128, 8192, 7900
 
 
-def backbone(objective: Objective) -> TransformerConfig:
+def backbone(objective: Objective) -> TextConfig:
     """Of the objective's family, all of one depth, width and MLP."""
     shape = {"vocab_size": VOCABULARY, "layers": 4, "width": 256, "heads": 4, "max_positions": 512}
     if objective.family == "decoder":
@@ -55,52 +57,43 @@ def backbone(objective: Objective) -> TransformerConfig:
 
 def objectives() -> Iterator[tuple[str, Objective]]:
     """(name, objective) of every row of the table."""
-    one, pairs = MaskedLM(mask_id=MASK, max_segments=1), {"length": LENGTH, "max_segments": 1}
-    next_sentence = NextSentence(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs)
-    spans = {"first_sentinel_id": TOP, "eos_id": EOS, "inputs_length": LENGTH}
-    yield "masked_lm", one
-    yield "masked_lm, rate 0.3", dataclasses.replace(one, rate=0.3)
-    yield "distillation", Distillation(base=one)
+    next_sentence = NextSentence(shortest_pair=LENGTH, longest_pair=LENGTH)
+    yield "masked_lm", MaskedLM()
+    yield "masked_lm, rate 0.3", MaskedLM(masking=Masking(rate=0.3))
+    yield "distillation", Distillation(base=MaskedLM())
     yield "next_sentence", next_sentence
-    yield (
-        "sentence_order",
-        SentenceOrder(cls_id=CLS, sep_id=SEP, shortest_pair=LENGTH, longest_pair=LENGTH, **pairs),
-    )
-    yield "bert", bert(one, next_sentence)
+    yield "sentence_order", SentenceOrder(shortest_pair=LENGTH, longest_pair=LENGTH)
+    yield "bert", bert(MaskedLM(), next_sentence)
     yield (
         "neighbour_words",
-        NeighbourWords(
-            cls_id=CLS,
-            sep_id=SEP,
-            length=LENGTH,
-            max_segments=8,
-            segments_per_document=8,
-            shortest_document=LENGTH,
-            longest_document=LENGTH,
-        ),
+        NeighbourWords(segments_per_document=8, shortest_document=LENGTH, longest_document=LENGTH),
     )
-    yield "replaced_token_detection", ReplacedTokenDetection(mask_id=MASK, max_segments=1, generator_heads=1)
-    yield "simcse", SimCSE(max_segments=1)
+    yield "replaced_token_detection", ReplacedTokenDetection(generator_heads=1)
+    yield "simcse", SimCSE()
     yield "causal_lm", CausalLM()
     yield "multi_token, 3 ahead", MultiToken(ahead=3)
-    yield (
-        "fill_in_the_middle",
-        FillInTheMiddle(mark_ids=(TOP, TOP - 1, TOP - 2), eos_id=EOS, length=LENGTH),
-    )
+    yield "fill_in_the_middle", FillInTheMiddle()
     yield "prefix_lm", PrefixLM()
-    yield "span_corruption", SpanCorruption(sentinels=100, **spans)
-    yield (
-        "decoder_span_corruption",
-        DecoderSpanCorruption(sentinels=100, first_sentinel_id=TOP, eos_id=EOS, length=LENGTH),
+    yield "span_corruption", SpanCorruption(sentinels=100)
+    yield "decoder_span_corruption", DecoderSpanCorruption(sentinels=100)
+    yield "ul2", UL2(sentinels=100, targets_row=LENGTH)
+
+
+def in_rows(objective: Objective) -> Objective:
+    """The objective told of its rows: one text (pair, document) fills each."""
+    segments = objective.claims().segments_per_unit()
+    rows = row_shape_of(
+        SentencePieceTokenizer, pieces=PIECES, length=LENGTH, max_segments=segments, vocab_size=VOCABULARY
     )
-    yield "ul2", UL2(sentinels=100, targets_row=LENGTH, mode_ids=(8000, 8001, 8002), **spans)
+    return objective.for_rows(rows)
 
 
 def batch_for(objective: Objective) -> dict[str, np.ndarray]:
-    """Full rows: made by the objective, or the start of each text."""
-    texts = Documents(sizes=[700] * ROWS, tokens=range(7, 7900))
-    if objective.make_example is not None:
-        rows = [objective.make_example(texts, i, np.random.default_rng(i)) for i in range(ROWS)]
+    """Full rows: made by the objective (told of its rows), or the start of each text."""
+    texts = Documents(sizes=[700] * ROWS, tokens=range(7, PIECES))
+    maker = objective.row_maker()
+    if maker is not None:
+        rows = [maker.make_example(texts, i, np.random.default_rng(i)) for i in range(ROWS)]
         batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     else:
         tokens_BL = np.stack([texts[i][:LENGTH] for i in range(ROWS)])
@@ -122,6 +115,7 @@ class Cost:
 
 def cost(objective: Objective) -> Cost:
     """Count one batch."""
+    objective = in_rows(objective)
     config, host = backbone(objective), batch_for(objective)
     batch = {name: jax.numpy.asarray(array) for name, array in host.items()}
     network = network_of(objective, config)

@@ -1,12 +1,14 @@
 """Our side of `benchmarks.step_time`: the train step as the loop runs it. Knows nothing of the peer.
 
-Letters: B rows of a batch, L tokens of a row.
+Letters: B rows of a batch, L tokens of a row, P scored positions of a row, D model width, V vocabulary.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contestant import (
@@ -22,14 +24,32 @@ from benchmarks.contestant import (
 )
 from model.bert import BertConfig
 from model.gpt2 import Gpt2Config
-from model.network import Network
+from model.network import BoundNetwork, Network
+from objectives.base import Batch, Corrupted, Scored
 from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
+from objectives.masking import Masking
+from objectives.rows import RowShape
 from train.adapter import FULL
 from train.launch import Pmap
 from train.optimizer import Optimizer
 from train.state import create_state
 from train.step import train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedLMEverywhere(MaskedLM):
+    """As `MaskedLM`, but every position is projected onto the vocabulary."""
+
+    def scored(
+        self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
+    ) -> Scored:
+        """All original tokens, with a weight where they are scored."""
+        positions_BP, weights_BP = corrupted.plan["positions"], corrupted.plan["weights"]
+        rows_B1 = jnp.arange(hidden_BLD.shape[0])[:, None]
+        weights_BL = jnp.zeros(batch["tokens"].shape, jnp.float32).at[rows_B1, positions_BP].add(weights_BP)
+        transformed_BLD, bias_V = network.head("masked_lm", hidden_BLD)
+        return Scored(transformed_BLD, network.embedding_VD, bias_V, batch["tokens"], weights_BL)
 
 
 def ours(contestant: Contestant) -> Side:
@@ -77,11 +97,9 @@ def _our_model(contestant: Contestant) -> tuple[Any, Any]:
     )
     if contestant.model == "gpt":
         return config, CausalLM()
-    gather = contestant.variant == "gathered"
-    objective = MaskedLM(
-        mask_id=MASK_ID, first_ordinary_id=FIRST_ORDINARY_ID, max_segments=1, rate=SCORED, gather=gather
-    )
-    return config, objective
+    kind = MaskedLM if contestant.variant == "gathered" else MaskedLMEverywhere
+    rows = RowShape(length=size.length, mask_id=MASK_ID, first_ordinary_id=FIRST_ORDINARY_ID)
+    return config, kind(masking=Masking(rate=SCORED)).for_rows(rows)
 
 
 def _rows(size: Size, index: int) -> dict[str, np.ndarray]:

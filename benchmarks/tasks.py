@@ -2,7 +2,8 @@
 
 from benchmarks.study import Task
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from train.optimizer import Optimizer
 
 LENGTH = 128

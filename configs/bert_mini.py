@@ -6,26 +6,21 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import CLS, MASK, SEP
 from model.bert import bert_mini
 from objectives.bert import bert
 from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
-
-LENGTH, PAIRS = 128, 4
+from train.text import TextData
 
 
 def config() -> Experiment:
     """The experiment; every field can be overridden on the command line."""
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
-        objective=bert(
-            MaskedLM(mask_id=MASK, max_segments=PAIRS),
-            NextSentence(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS),
-        ),
-        data=TextData(length=LENGTH, max_segments=PAIRS),
+        objective=bert(MaskedLM(), NextSentence()),
+        data=TextData(length=128, max_segments=4),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,
         batch_size=64,

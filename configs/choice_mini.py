@@ -6,24 +6,23 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import MASK
 from model.bert import bert_mini
 from objectives.choice import Choice
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from objectives.masking import Masking
+from train.experiment import Experiment
 from train.optimizer import Optimizer
-
-LENGTH, SEGMENTS = 128, 8
+from train.text import TextData
 
 
 def config() -> Experiment:
     """One objective for each row, drawn anew in every step; the last numbers are their shares."""
-    tokens = MaskedLM(mask_id=MASK, max_segments=SEGMENTS)
-    spans = dataclasses.replace(tokens, unit="span")
+    tokens = MaskedLM()
+    spans = MaskedLM(masking=Masking(unit="span"))
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
         objective=Choice(parts=(("tokens", tokens, 1.0), ("spans", spans, 1.0))),
-        data=TextData(length=LENGTH, max_segments=SEGMENTS),
+        data=TextData(length=128, max_segments=8),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,
         batch_size=64,

@@ -4,23 +4,21 @@ Command:  python -m train configs/decoder_spans_mini.py --data.files 'corpus/*.t
 Result:   not yet measured.
 """
 
-from data.tokenizer import EOS
 from model.llama import llama_mini
 from objectives.decoder_span_corruption import DecoderSpanCorruption
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
-VOCABULARY, SENTINELS, LENGTH = 8192, 100, 256
+LENGTH = 256
 
 
 def config() -> Experiment:
-    """The last ids are the sentinels."""
+    """The last 100 ids are the sentinels."""
     return Experiment(
-        model=llama_mini(vocab_size=VOCABULARY, max_positions=LENGTH),
-        objective=DecoderSpanCorruption(
-            first_sentinel_id=VOCABULARY - 1, sentinels=SENTINELS, eos_id=EOS, length=LENGTH
-        ),
-        data=TextData(length=LENGTH, sentinels=SENTINELS),
+        model=llama_mini(vocab_size=8192, max_positions=LENGTH),
+        objective=DecoderSpanCorruption(sentinels=100),
+        data=TextData(length=LENGTH),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.1, warmup=0.05),
         steps=20_000,
         batch_size=32,

@@ -7,14 +7,13 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import MASK
 from model.bert import bert_tiny
 from objectives.distillation import Distillation
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
-LENGTH, SEGMENTS = 128, 8
 TEACHER = "runs/bert_mini"
 
 
@@ -22,8 +21,8 @@ def config() -> Experiment:
     """The experiment; `--companions teacher RUN --data.tokenizer RUN/tokenizer.model` takes another teacher."""
     return Experiment(
         model=dataclasses.replace(bert_tiny(), vocab_size=8192),
-        objective=Distillation(base=MaskedLM(mask_id=MASK, max_segments=SEGMENTS)),
-        data=TextData(length=LENGTH, max_segments=SEGMENTS, tokenizer=f"{TEACHER}/tokenizer.model"),
+        objective=Distillation(base=MaskedLM()),
+        data=TextData(length=128, max_segments=8, tokenizer=f"{TEACHER}/tokenizer.model"),
         companions=(("teacher", TEACHER),),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,

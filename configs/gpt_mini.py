@@ -6,8 +6,9 @@ Result:   not yet measured.
 
 from model.gpt2 import Gpt2Config
 from objectives.causal_lm import CausalLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH = 128
 

@@ -4,11 +4,11 @@ Command:  python -m train configs/neighbour_words_mini.py --data.files 'corpus/*
 Result:   not yet measured; beside masked LM it makes the study's gain in sentiment (configs/study.py).
 """
 
-from data.tokenizer import CLS, SEP
 from model.encoder import encoder_mini
 from objectives.neighbour_words import NeighbourWords
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 128, 8
 
@@ -18,10 +18,6 @@ def config() -> Experiment:
     return Experiment(
         model=encoder_mini(vocab_size=8192, max_positions=LENGTH),
         objective=NeighbourWords(
-            cls_id=CLS,
-            sep_id=SEP,
-            length=LENGTH,
-            max_segments=SEGMENTS,
             segments_per_document=SEGMENTS,
             shortest_document=LENGTH,
             longest_document=LENGTH,

@@ -6,8 +6,9 @@ Result:   not yet measured.
 
 from model.llama import llama_mini
 from objectives.prefix_lm import PrefixLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH = 256
 

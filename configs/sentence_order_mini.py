@@ -6,25 +6,21 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import CLS, MASK, SEP
 from model.bert import bert_mini
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
 from objectives.sentence_order import SentenceOrder
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
-
-LENGTH, PAIRS = 128, 4
+from train.text import TextData
 
 
 def config() -> Experiment:
     """The experiment; every field can be overridden on the command line."""
-    masked_lm = MaskedLM(mask_id=MASK, max_segments=PAIRS)
-    order = SentenceOrder(cls_id=CLS, sep_id=SEP, length=LENGTH, max_segments=PAIRS)
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
-        objective=Mixture(parts=(("mlm", masked_lm, 1.0), ("order", order, 1.0))),
-        data=TextData(length=LENGTH, max_segments=PAIRS),
+        objective=Mixture(parts=(("mlm", MaskedLM(), 1.0), ("order", SentenceOrder(), 1.0))),
+        data=TextData(length=128, max_segments=4),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,
         batch_size=64,

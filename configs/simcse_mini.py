@@ -8,18 +8,19 @@ import dataclasses
 
 from model.encoder import encoder_mini
 from objectives.simcse import SimCSE
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
-LENGTH, SEGMENTS = 128, 8
+LENGTH = 128
 
 
 def config() -> Experiment:
     """From fresh parameters; the loss is over the whole batch, which no launcher and no microbatch may split."""
     return Experiment(
         model=dataclasses.replace(encoder_mini(vocab_size=8192, max_positions=LENGTH), dropout=0.1),
-        objective=SimCSE(max_segments=SEGMENTS, pooling="mean"),
-        data=TextData(length=LENGTH, max_segments=SEGMENTS),
+        objective=SimCSE(pooling="mean"),
+        data=TextData(length=LENGTH, max_segments=8),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=2000,
         batch_size=32,

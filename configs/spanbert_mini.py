@@ -6,21 +6,20 @@ Result:   not yet measured.
 
 import dataclasses
 
-from data.tokenizer import MASK
 from model.bert import bert_mini
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from objectives.masking import Masking
+from train.experiment import Experiment
 from train.optimizer import Optimizer
-
-LENGTH, SEGMENTS = 128, 8
+from train.text import TextData
 
 
 def config() -> Experiment:
-    """The experiment; `--objective.unit word` masks whole words one by one."""
+    """The experiment; `--objective.masking.unit word` masks whole words one by one, `token` single tokens (RoBERTa)."""
     return Experiment(
         model=dataclasses.replace(bert_mini(), vocab_size=8192),
-        objective=MaskedLM(mask_id=MASK, max_segments=SEGMENTS, unit="span"),
-        data=TextData(length=LENGTH, max_segments=SEGMENTS),
+        objective=MaskedLM(masking=Masking(unit="span")),
+        data=TextData(length=128, max_segments=8),
         optimizer=Optimizer(learning_rate=1e-3, weight_decay=0.01, warmup=0.05),
         steps=20_000,
         batch_size=64,

@@ -14,13 +14,13 @@ split only: benchmarks/results/study.md.
 
 from benchmarks.study import Study
 from benchmarks.tasks import optimizer, pos, sentiment
-from data.tokenizer import CLS, MASK, SEP
 from model.encoder import encoder_tiny
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
 from objectives.neighbour_words import NeighbourWords
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.optimizer import Optimizer
+from train.text import TextData
 
 LENGTH, SEGMENTS = 256, 8
 
@@ -28,19 +28,13 @@ LENGTH, SEGMENTS = 256, 8
 def pretraining() -> Experiment:
     """Two layers of 128 on twice the demo's vocabulary: on two cores more depth would cost more steps than it gives."""
     words = NeighbourWords(
-        cls_id=CLS,
-        sep_id=SEP,
-        length=LENGTH,
-        max_segments=SEGMENTS,
         segments_per_document=SEGMENTS,
         shortest_document=LENGTH,
         longest_document=LENGTH,
     )
     return Experiment(
         model=encoder_tiny(vocab_size=16384, max_positions=LENGTH),
-        objective=Mixture(
-            parts=(("mlm", MaskedLM(mask_id=MASK, max_segments=SEGMENTS), 1.0), ("words", words, 1.0))
-        ),
+        objective=Mixture(parts=(("mlm", MaskedLM(), 1.0), ("words", words, 1.0))),
         data=TextData(files=("imdb_reviews_text",), length=LENGTH, max_segments=SEGMENTS, eval_rows=256),
         table="semantic",
         optimizer=Optimizer(learning_rate=2e-3, weight_decay=0.01, warmup=0.05),

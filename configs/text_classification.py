@@ -11,7 +11,7 @@ Result: not yet measured.
 """
 
 from finetune.experiment import FineTune, LabelledData
-from finetune.tasks import TextClassification
+from finetune.tasks.text_classification import TextClassification
 from train.launch import Pmap
 from train.optimizer import Optimizer
 
@@ -32,6 +32,5 @@ def config() -> FineTune:
         log_every=50,
         eval_every=100,
         save_every=500,
-        best="eval/accuracy",
         patience=8,
     )

@@ -10,7 +10,7 @@ Result: not yet measured.
 """
 
 from finetune.experiment import FineTune, LabelledData
-from finetune.tasks import TokenClassification
+from finetune.tasks.token_classification import TokenClassification
 from train.launch import Pmap
 from train.optimizer import Optimizer
 
@@ -35,5 +35,4 @@ def config() -> FineTune:
         log_every=50,
         eval_every=200,
         save_every=1000,
-        best="eval/accuracy",
     )

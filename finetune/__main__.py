@@ -1,6 +1,4 @@
-"""`python -m finetune CONFIG --init RUN --workdir W [overrides]`: fine-tune one run. Knows only the command
-line.
-"""
+"""`python -m finetune CONFIG --init RUN --workdir W [--code FILE] [overrides]`: fine-tune one run."""
 
 import sys
 from collections.abc import Sequence
@@ -8,15 +6,18 @@ from pathlib import Path
 
 from rich.table import Table
 
-from finetune.build import console, fine_tune
+from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
-from train.cli import load_config, multi_host, one_line_errors, parse
+from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code
 from train.loop import Result
 from train.metrics import read_rows
+from train.restore import open_run
 
 
-def summary(experiment: FineTune, workdir: Path, result: Result) -> dict[str, float]:
+def summary(
+    experiment: FineTune, workdir: Path, result: Result, code: Sequence[Path] = ()
+) -> dict[str, float]:
     """Scores of the best checkpoint (the last where none is kept) on a training sample, eval and test."""
     step = result.step if result.best_step is None else result.best_step
     scores: dict[str, float] = {}
@@ -24,18 +25,22 @@ def summary(experiment: FineTune, workdir: Path, result: Result) -> dict[str, fl
         if row["step"] == step:
             scores |= {k: v for k, v in row.items() if k.startswith(("train_sample/", "eval/"))}
     if experiment.data.test:
-        scores |= {f"test/{k}": v for k, v in score(workdir, experiment.data.test).items()}
+        scores |= {f"test/{k}": v for k, v in score(open_run(workdir, code), experiment.data.test).items()}
     return scores
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, fine-tune, print how it ended."""
+    code, arguments = split_code(arguments)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m finetune CONFIG.py --init RUN --workdir W [--help | overrides]")
+        raise ValueError(
+            "usage: python -m finetune CONFIG.py --init RUN --workdir W [--code FILE] [--help | overrides]"
+        )
     config = load_config(arguments[0], FineTune)
-    experiment, workdir = parse(config, arguments[1:], f"python -m finetune {arguments[0]}")
+    experiment, workdir = parse(config, arguments[1:], f"python -m finetune {arguments[0]} [--code FILE]")
     multi_host()
-    result = fine_tune(experiment, workdir)
+    source = open_run(experiment.init, code) if experiment.init else None
+    result = fine_tune(experiment, workdir, source=source, code=code)
     if result.preempted:
         print(f"stopped by SIGTERM at step {result.step}; the same command goes on from there")
         return
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     table = Table()
     table.add_column("score")
     table.add_column("value", justify="right")
-    for name, value in summary(experiment, workdir, result).items():
+    for name, value in summary(experiment, workdir, result, code).items():
         table.add_row(name, f"{value:.0f}" if name.endswith("/examples") else f"{value:.4f}")
     table.add_row("steps", str(result.step))
     table.add_row("seconds of training", f"{result.seconds:.1f}")

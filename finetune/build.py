@@ -1,6 +1,6 @@
 """From a fine-tuning experiment and the run it starts from to the parts of a run; then through train's loop.
 
-Every mistake is refused here, before anything compiles. It has no loop of its own.
+Every mistake is refused here, before anything compiles.
 """
 
 import dataclasses
@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
-from data.labelled import LabelledRows, class_names, subset
+from data.labelled import subset
+from data.records import Record
 from data.sources import is_tfds, records
 from data.stream import EvalBatches, Stream
+from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
-from finetune.tasks import Columns, Examples, Task, TextClassification
+from finetune.tasks.base import Example, Learned
 from model.network import Network
 from objectives.base import Objective
-from train.build import check_evaluations, check_model, check_run
+from train.build import check_evaluations, check_model, check_run, network_of
+from train.cli import console
+from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
 from train.workdir import claim
 
-PAIR_COLUMN = "text_pair"
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 """Keys of a published config.json that another task makes wrong."""
 SPLITS = {"train": "train", "eval": "validation", "test": "test"}
@@ -39,11 +41,12 @@ class Built:
     """Everything a fine-tuning run needs to start."""
 
     experiment: FineTune
-    """As given, but with `steps` resolved."""
+    """As given, but with steps, best metric and columns resolved."""
     source: Source
     parts: Parts
+    tokenizer: Tokenizer | None
     passport: Passport
-    classes: tuple[str, ...]
+    learned: Learned
     description: dict[str, Any]
     reports: tuple[str, ...]
     """What packing did, one line per data set."""
@@ -54,6 +57,7 @@ def fine_tune(
     workdir: Path,
     *,
     source: Source | None = None,
+    code: Sequence[Path] = (),
     label: str = "finetune",
     quiet: bool = False,
 ) -> Result:
@@ -63,28 +67,21 @@ def fine_tune(
       experiment: what to do; a finished run in `workdir` is not repeated, an interrupted one goes on.
       workdir: the run folder.
       source: the opened `experiment.init`, where many runs start from the same one.
+      code: files whose classes opened runs may name.
       label: what the progress bar says.
       quiet: print neither the hand-off nor what packing did.
     """
-    built = build(experiment, source)
-    claim(workdir, built.description, built.source.tokenizer)
+    built = build(experiment, source, code)
+    claim(workdir, built.description, built.tokenizer)
     if jax.process_index() == 0:
-        # A resumed run keeps the account of its beginning: the run it came from may have gone on since.
-        if not (workdir / "passport.json").exists():
-            built.passport.write(workdir / "passport.json")
+        built.passport.keep(workdir)
         if not quiet:
             print(*built.reports, f"hand-off from {built.source.checkpoint}", sep="\n", file=sys.stderr)
             console(stderr=True).print(built.passport.table())
     return run(built.experiment, built.parts, workdir, label=label)
 
 
-def console(stderr: bool) -> Console:
-    """Where tables go; in a log file they get room instead of 80 columns."""
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 120)
-
-
-def build(experiment: FineTune, source: Source | None = None) -> Built:
+def build(experiment: FineTune, source: Source | None = None, code: Sequence[Path] = ()) -> Built:
     """Read the data, hand the parameters over and put the run together.
 
     Raises:
@@ -95,25 +92,23 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
     for name in ("train", "eval"):
         if not getattr(experiment.data, name):
             raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
-    source = open_run(experiment.init) if source is None else source
-    experiment = _resolve_pair(experiment)
+    source = open_run(experiment.init, code) if source is None else source
     model = experiment.model.apply(source.model)
-    task, data = experiment.task, experiment.data
-    # The test split is scored after training, but a mistake in it should show before.
-    splits = ("train", "eval", "test") if data.test else ("train", "eval")
-    examples = {name: read_examples(task, getattr(data, name), name, data.columns) for name in splits}
-    classes = class_names(examples["train"])
-    objective = task.objective(len(classes))
-    check_model(model, objective, data.length, encoder_alone=True)
+    experiment, examples = _read(experiment.with_metric())
+    data = experiment.data
+    learned = experiment.task.learn(examples["train"])
+    tokenizer = source.tokenizer if source.has_tokenizer else None
+    shape = data.row_shape(model, tokenizer)
+    objective = experiment.task.objective(learned).for_rows(shape)
+    check_companions(objective, experiment.companions)
+    check_model(model, objective, encoder_alone=True)
     check_run(experiment, objective)
-    examples["train"] = _draw(examples["train"], data.labels, experiment.seed, data.train)
-    sample = min(data.train_sample, len(examples["train"]))
-    examples["train_sample"] = subset(examples["train"], sample, experiment.seed)
-    if data.eval_sample:
-        # One fixed seed: every run of a comparison is chosen by the same examples.
-        examples["eval"] = subset(examples["eval"], min(data.eval_sample, len(examples["eval"])), 0)
-    rows = {name: _rows(experiment, some, source, classes) for name, some in examples.items()}
-    network = Network(model.build(), tuple(objective.heads(model)))
+    companions = open_companions(experiment, objective, model, code)
+    check_tokenizers(companions, tokenizer)
+    rows = {
+        name: experiment.rows(some, learned, tokenizer) for name, some in _draw(experiment, examples).items()
+    }
+    network = network_of(model, objective, companions)
     experiment = _resolve_steps(experiment, len(rows["train"]))
     eval_sets = {
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
@@ -132,23 +127,31 @@ def build(experiment: FineTune, source: Source | None = None) -> Built:
             eval_sets=eval_sets,
             adapter=experiment.adapter,
             initial=initial,
+            companions={companion.name: companion.params for companion in companions},
         ),
+        tokenizer=tokenizer,
         passport=passport,
-        classes=classes,
-        description=_description(experiment, network, objective, classes) | _origin(source),
-        reports=tuple(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
+        learned=learned,
+        description=_description(experiment, network, objective, learned)
+        | {"companion_checkpoints": {companion.name: companion.description() for companion in companions}}
+        | _origin(source),
+        reports=(
+            *(companion.report() for companion in companions),
+            *(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
+        ),
     )
 
 
 def _description(
-    experiment: FineTune, network: Network, objective: Objective, classes: Sequence[str]
+    experiment: FineTune, network: Network, objective: Objective, learned: Learned
 ) -> dict[str, Any]:
     return {
         "experiment": encode(experiment),
         "model": encode(network.backbone.config),
         "objective": encode(objective),
+        "rows": encode(objective.rows),
         "adapter": encode(experiment.adapter),
-        "classes": list(classes),
+        "learned": encode(learned),
     }
 
 
@@ -161,45 +164,40 @@ def _origin(source: Source) -> dict[str, Any]:
     return {"imported": {"model_type": imported["model_type"], "dtype": imported["dtype"], "config": config}}
 
 
-def read_examples(task: Task, spec: str, name: str, columns: Columns) -> Examples:
-    """Labelled examples of a file or TFDS split; `name` says which split a plain TFDS name means."""
+def read_records(spec: str, name: str) -> list[Record]:
+    """Records of files or a TFDS split; `name` says which split a plain TFDS name means."""
     # A split of a named version never changes, and a study reads the same few many times; files may change.
-    read = _read_split if is_tfds(spec) else _read
-    return read(task, spec, name, columns)
+    return (_read_split if is_tfds(spec) else records)(spec, split=SPLITS[name])
 
 
-def _read(task: Task, spec: str, name: str, columns: Columns) -> Examples:
-    return task.examples(records(spec, split=SPLITS[name]), columns)
+_read_split = functools.lru_cache(maxsize=6)(records)
 
 
-_read_split = functools.lru_cache(maxsize=6)(_read)
+def _read(experiment: FineTune) -> tuple[FineTune, dict[str, list[Example]]]:
+    """The experiment with its columns resolved, and all labelled examples by split."""
+    task, data = experiment.task, experiment.data
+    # The test split is scored after training, but a mistake in it should show before.
+    splits = ("train", "eval", "test") if data.test else ("train", "eval")
+    found = {name: read_records(getattr(data, name), name) for name in splits}
+    columns = task.columns(data.columns, found["train"][0].values)
+    data = dataclasses.replace(data, **dataclasses.asdict(columns))
+    examples = {name: task.examples(some, columns) for name, some in found.items()}
+    return dataclasses.replace(experiment, data=data), examples
 
 
-def _draw(examples: Examples, count: int, seed: int, spec: str) -> Examples:
-    if count > len(examples):
-        raise ValueError(f"data.labels {count} exceeds the {len(examples)} examples of {spec}")
-    return subset(examples, count, seed) if count else examples
-
-
-def _rows(experiment: FineTune, examples: Examples, source: Source, classes: Sequence[str]) -> LabelledRows:
-    data = experiment.data
-    return experiment.task.rows(
-        examples,
-        tokenizer=source.tokenizer,
-        classes=classes,
-        length=data.length,
-        max_segments=data.max_segments,
-    )
-
-
-def _resolve_pair(experiment: FineTune) -> FineTune:
-    """A column called text_pair is the second text, unless the experiment names another."""
-    data = experiment.data
-    if data.text_pair or not isinstance(experiment.task, TextClassification):
-        return experiment
-    if PAIR_COLUMN not in records(data.train, split=SPLITS["train"])[0].values:
-        return experiment
-    return dataclasses.replace(experiment, data=dataclasses.replace(data, text_pair=PAIR_COLUMN))
+def _draw(experiment: FineTune, examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """The examples that the run uses; of those it trains on, a sample to be scored."""
+    data, seed = experiment.data, experiment.seed
+    train, held_out = examples["train"], examples["eval"]
+    if data.labels > len(train):
+        raise ValueError(f"data.labels {data.labels} exceeds the {len(train)} examples of {data.train}")
+    if data.labels:
+        train = subset(train, data.labels, seed)
+    if data.eval_sample:
+        # One fixed seed: every run of a comparison is chosen by the same examples.
+        held_out = subset(held_out, min(data.eval_sample, len(held_out)), 0)
+    sample = subset(train, min(data.train_sample, len(train)), seed)
+    return {**examples, "train": train, "eval": held_out, "train_sample": sample}
 
 
 def _resolve_steps(experiment: FineTune, rows: int) -> FineTune:

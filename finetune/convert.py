@@ -18,19 +18,19 @@ import tyro
 from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
 from data.tokenizer_files import of_sentencepiece, published_tokenizer
-from finetune.build import console
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
 from finetune.published.family import SCORE, Family
 from finetune.published.files import read_config, refuse_full
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
-from train.cli import one_line_errors
+from train.cli import console, one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
@@ -74,9 +74,9 @@ def import_run(
         "config": found.config,
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
-    claim(workdir, {**description, **_classifier(found)}, tokenizer)
+    claim(workdir, {**description, **_classifier(found, tokenizer)}, tokenizer)
     if jax.process_index() == 0 and not saved_steps(workdir / "checkpoints"):
-        found.passport.write(workdir / "passport.json")
+        found.passport.keep(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
     checkpoints.save(0, _state(found.params), {})
     checkpoints.close()
@@ -89,7 +89,7 @@ def _state(params: Any) -> TrainState:
     return TrainState(step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={})
 
 
-def _classifier(found: Published) -> dict[str, Any]:
+def _classifier(found: Published, tokenizer: Tokenizer) -> dict[str, Any]:
     """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
     if not heads & CLASSIFIERS:
@@ -97,20 +97,21 @@ def _classifier(found: Published) -> dict[str, Any]:
     kind = found.config["problem_type"] if "problem_type" in found.config else None
     if kind not in (None, ONE_CLASS) or len(found.classes) < 2:
         # Several classes at once, or a number: there is no task of this kind here, but the head is kept for an export.
-        return {"classes": list(found.classes)}
+        return {"learned": encode(found.classes)}
     model = found.network.backbone.config
     task = TokenClassification() if "token_classifier" in heads else TextClassification(pooling=found.pooling)
     length = min(model.max_positions, LONGEST)
-    experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8)
+    experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8).with_metric()
     return {
         "experiment": encode(experiment),
-        "objective": encode(task.objective(len(found.classes))),
-        "classes": list(found.classes),
+        "objective": encode(task.objective(found.classes)),
+        "rows": encode(experiment.data.row_shape(model, tokenizer)),
+        "learned": encode(found.classes),
     }
 
 
 def export_run(
-    run: str | Path, folder: str | Path, *, architecture: str = "", dtype: str = ""
+    run: str | Path, folder: str | Path, *, architecture: str = "", dtype: str = "", code: Sequence[Path] = ()
 ) -> tuple[str, list[Path]]:
     """Write a run as a published checkpoint with its tokenizer; returns the class and the files of weights.
 
@@ -119,11 +120,12 @@ def export_run(
       folder: where to; must hold no checkpoint yet.
       architecture: their class to write; empty is the one with exactly the run's heads.
       dtype: of the file; empty is that of the imported checkpoint, or float32.
+      code: your own files whose classes the run names.
 
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    source, folder = open_run(run), Path(folder).expanduser()
+    source, folder = open_run(run, code), Path(folder).expanduser()
     refuse_full(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
     model, heads = source.model, frozenset(source.params["heads"])
@@ -158,7 +160,7 @@ def export_run(
             params=source.params,
             family=family,
             architecture=chosen,
-            classes=tuple(source.description["classes"] if "classes" in source.description else ()),
+            classes=source.stored("learned") if heads & CLASSIFIERS else (),
             dtype=dtype or (imported["dtype"] if imported else "float32"),
             config=config,
         )
@@ -250,6 +252,8 @@ class Export:
     """Class to write; empty is the one with exactly the run's heads."""
     dtype: str = ""
     """float32, bfloat16 or float16; empty is that of the imported checkpoint, or float32."""
+    code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Your own files whose classes the run names; once for each."""
 
 
 def command(arguments: Sequence[str]) -> Import | Export:
@@ -278,7 +282,9 @@ def main(arguments: Sequence[str]) -> None:
         return
     if parsed.dtype not in ("", *DTYPES):
         raise ValueError(f"dtype {parsed.dtype!r} is none of {', '.join(DTYPES)}")
-    chosen, files = export_run(parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype)
+    chosen, files = export_run(
+        parsed.run, parsed.to, architecture=parsed.architecture, dtype=parsed.dtype, code=parsed.code
+    )
     print(
         f"{chosen} in {parsed.to}: {', '.join(file.name for file in files)}, config.json and the tokenizer's files"
     )

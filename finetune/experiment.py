@@ -1,18 +1,27 @@
-"""What a fine-tuning run is: the typed values of one experiment file. Building from them happens in
-`build.py`.
+"""What a fine-tuning run is: the typed values of one experiment file. `build.py` makes a run of them.
 
 Cross-field mistakes are refused here, with both values, before any array exists.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from finetune.adapters import AnyAdapter
-from finetune.tasks import Columns, Task, TextClassification
-from model.config import TransformerConfig
-from train.adapter import FULL
+import finetune.adapters
+import finetune.tasks
+from data.tokenizer import Tokenizer
+from finetune.tasks.base import Columns, Example, Learned, Packing, Task, TaskRows
+from finetune.tasks.text_classification import TextClassification
+from model.config import ModelConfig
+from objectives.rows import RowShape
+from train.adapter import FULL, Adapter
+from train.cli import choices
 from train.experiment import Run
 from train.optimizer import Optimizer
+from train.rows import row_shape_of
+
+TASK_METRIC = "task"
+"""As `best`: the metric that the task names, and whether more of it is better."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,9 +61,16 @@ class LabelledData:
             if getattr(self, field) < 0:
                 raise ValueError(f"data.{field} must be 0 (all) or a count, got {getattr(self, field)}")
 
+    def row_shape(self, model: ModelConfig, tokenizer: Tokenizer | None) -> RowShape:
+        """What is true of all rows, where there is a tokenizer and where there is none."""
+        shape = {"length": self.length, "max_segments": self.max_segments}
+        if tokenizer is None:
+            return RowShape(**shape)
+        return row_shape_of(tokenizer, pieces=tokenizer.vocab_size, vocab_size=model.vocab_size, **shape)
+
     @property
     def columns(self) -> Columns:
-        """The column names."""
+        """Where a record's text and label are."""
         return Columns(text=self.text, text_pair=self.text_pair, label=self.label)
 
 
@@ -75,24 +91,23 @@ class ModelChanges:
     attention: Literal["stored", "auto", "plain", "cudnn", "splash"] = "auto"
     """Attention kernel; not the run's by default, which may have been chosen for another machine."""
 
-    def apply(self, model: TransformerConfig) -> TransformerConfig:
-        """The run's model with these changes."""
-        named = {k: v for k in ("dtype", "remat", "attention") if (v := getattr(self, k)) != "stored"}
-        return dataclasses.replace(
-            model,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            max_positions=self.positions or model.max_positions,
-            **named,
-        )
+    def apply(self, model: ModelConfig) -> ModelConfig:
+        """The run's model with those of these changes that it knows."""
+        known = {field.name for field in dataclasses.fields(model)}
+        if self.positions and "max_positions" not in known:
+            raise ValueError(
+                f"model.positions is {self.positions}, but a {type(model).__name__} places no positions"
+            )
+        changes = {k: v for k in ("dtype", "remat", "attention") if (v := getattr(self, k)) != "stored"}
+        changes |= {"dropout": self.dropout, "attention_dropout": self.attention_dropout}
+        changes |= {"max_positions": self.positions} if self.positions else {}
+        return dataclasses.replace(model, **{k: v for k, v in changes.items() if k in known})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FineTune(Run):
     """A fine-tuning experiment: `configs/x.py` defines `config() -> FineTune`."""
 
-    init: str = ""
-    """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
     init_parameters: Literal["restored", "fresh"] = "restored"
     """Fresh takes only the model's shape and the tokenizer from `init`: training from scratch, to compare
     with.
@@ -103,10 +118,11 @@ class FineTune(Run):
     """Updates in the whole run; 0 goes by `epochs`."""
     epochs: float = 0.0
     """Passes over the training rows; 0 goes by `steps`."""
-    best: str = "eval/accuracy"
-    task: Task = TextClassification()
+    best: str = TASK_METRIC
+    """Metric of an evaluation whose best checkpoint is kept under best/; "task" is the task's own, empty keeps none."""
+    task: Annotated[Task, choices(Task, finetune.tasks)] = TextClassification()
     data: LabelledData = LabelledData()
-    adapter: AnyAdapter = FULL
+    adapter: Annotated[Adapter, choices(Adapter, finetune.adapters)] = FULL
     """What is trained: everything, the last layers, or low-rank additions; heads always are."""
     model: ModelChanges = ModelChanges()
     optimizer: Optimizer = Optimizer(learning_rate=1e-4, warmup=0.1, b2=0.999, eps=1e-6)
@@ -119,3 +135,15 @@ class FineTune(Run):
             raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}: set one of them to 0")
         if self.init_parameters == "fresh" and self.reuse_heads:
             raise ValueError(f"init_parameters is fresh, but reuse_heads asks for {list(self.reuse_heads)}")
+
+    def rows(self, examples: Sequence[Example], learned: Learned, tokenizer: Tokenizer | None) -> TaskRows:
+        """Examples packed as this run reads them."""
+        packing = Packing(tokenizer, self.data.length, self.data.max_segments)
+        return self.task.rows(examples, learned, packing)
+
+    def with_metric(self) -> "FineTune":
+        """With the task's metric by its name, where that is left to the task."""
+        if self.best != TASK_METRIC:
+            return self
+        task = self.task
+        return dataclasses.replace(self, best=f"eval/{task.metric}", best_mode=task.metric_mode)

@@ -37,8 +37,10 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     """A run folder or one checkpoint of it, or the folder of a published checkpoint; with all of its heads.
+
+    `code` names your own files whose classes a run names.
 
     Raises:
       FileNotFoundError, ValueError: it is neither, or damaged.
@@ -48,11 +50,11 @@ def load(folder: str | Path) -> Model:
         found = read(path)
         tokenizer = published_tokenizer(path, found.family.model_type)
         return Model(found.network, jax.device_put(found.params), tokenizer)
-    source = open_run(path)
+    source = open_run(path, code)
     if "objective" in source.description:
-        heads = tuple(source.stored("objective").heads(source.model))
+        heads = tuple(source.objective.heads(source.model))
     else:
-        classes = len(source.description["classes"]) if "classes" in source.description else 0
+        classes = len(source.description["learned"]) if "learned" in source.description else 0
         heads = tuple((name, head_module(name, source.model, classes)) for name in source.params["heads"])
     return Model(Network(source.model.build(), heads), jax.device_put(source.params), source.tokenizer)
 
@@ -110,7 +112,7 @@ def hidden_states(model: Model, batch: Mapping[str, Any]) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _hidden_states(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.Array:
-    return network.bind(params).encode(batch["tokens"], batch)
+    return network.bind(params).encode(batch)
 
 
 def logits(model: Model, batch: Mapping[str, Any]) -> jax.Array:
@@ -127,7 +129,7 @@ def _logits(network: Network, params: Params, batch: Mapping[str, Any]) -> jax.A
     bound = network.bind(params)
     if bound.config.encoder_decoder:
         raise ValueError("an encoder-decoder's logits are of its targets: use network.bind(params).decode")
-    hidden_BLD = bound.encode(batch["tokens"], batch)
+    hidden_BLD = bound.encode(batch)
     if bound.config.causal:
         return bound.unembed(hidden_BLD)
     return bound.unembed(*bound.head("masked_lm", hidden_BLD))

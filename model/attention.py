@@ -17,7 +17,6 @@ from model.config import TransformerConfig
 from model.kernels import (
     MASKED,
     allowed,
-    choose_kernel,
     library_attention,
     plain_attention,
     splash_attention,
@@ -55,7 +54,7 @@ def make_context(
       positions_BL: places within the segments.
       prefix_BL: bool; what all tokens of a segment may see although attention is causal.
     """
-    kernel = choose_kernel(config, segment_ids_BL.shape[1], prefix_BL is not None)
+    kernel = config.choose_kernel(segment_ids_BL.shape[1], prefix_BL is not None)
     bias_B1LS, allowed_B1LS, rotary = None, None, None
     if kernel == "plain":
         bias_B1LS = jnp.where(allowed(segment_ids_BL, config.causal, prefix_BL), 0.0, MASKED)

@@ -13,13 +13,13 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import make_context
-from model.config import Activation, TransformerConfig
+from model.config import Activation, TextConfig
 from model.layers import Dropout, Embed, Norm
 from model.stack import PostNormBlock, stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BertConfig(TransformerConfig):
+class BertConfig(TextConfig):
     """BERT of any size; the published ones are functions below."""
 
     vocab_size: int = 30522

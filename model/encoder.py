@@ -14,13 +14,13 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import make_context
-from model.config import Activation, TransformerConfig
+from model.config import Activation, TextConfig
 from model.layers import Dropout, Embed, Norm
 from model.stack import PreNormBlock, stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig(TransformerConfig):
+class EncoderConfig(TextConfig):
     """A modern bidirectional encoder."""
 
     types: int = 0

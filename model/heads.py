@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.config import TransformerConfig
+from model.config import ModelConfig, TextConfig, TransformerConfig
 from model.layers import Dense, Dropout, Norm, activate, parameter
 
 
@@ -26,7 +26,7 @@ def _layer(config: TransformerConfig, name: str, reads: int, writes: int) -> Den
 class MaskedLMHead(nn.Module):
     """BERT's transform before the tied unembedding, and the bias after it (google-research/bert)."""
 
-    config: TransformerConfig
+    config: TextConfig
     reads: int | None = None
     """Width of the states it is given; None is the model's."""
 
@@ -61,7 +61,7 @@ class Pooler(nn.Module):
 class Classifier(nn.Module):
     """Dropout, then a linear map to class logits."""
 
-    config: TransformerConfig
+    config: ModelConfig
     classes: int
     dropout: float = 0.0
     """BERT's next-sentence head has none; fine-tuning uses the model's own rate."""

@@ -1,4 +1,4 @@
-"""The attention kernels, which one a config gets, and why it cannot have another. Knows no parameters.
+"""The attention kernels (which one a config gets is said by model/config.py). Knows no parameters.
 
 Every kernel takes q of shape [B, L, H, K] and k, v of [B, S, G, K], of which each head serves H / G query heads
 (arXiv 2305.13245), and lets a token attend to its own segment (if causal, up to itself and to the prefix); padding
@@ -16,54 +16,9 @@ from flax.linen.spmd import logical_to_mesh_axes
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import AxisType, PartitionSpec
 
-from model.config import TransformerConfig
-from model.platform import platform
+from model.config import SPLASH_BLOCK
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite, so that max - max is never inf - inf
-SPLASH_BLOCK = 128  # lanes of a TPU register: splash tiles rows by multiples of it
-
-Kernel = Literal["plain", "cudnn", "splash"]
-
-
-def choose_kernel(config: TransformerConfig, length: int, prefixed: bool = False) -> Kernel:
-    """The kernel for rows of this length, perhaps with prefixes; a ValueError if the one asked for cannot work."""
-    if length == 1:  # one token sees itself: nothing to accelerate (parameters are initialised this way)
-        return "plain"
-    target = platform()
-    if config.attention == "auto":
-        fastest: dict[str, Kernel] = {"gpu": "cudnn", "tpu": "splash"}
-        if target not in fastest or _obstacle(fastest[target], config, length, target, prefixed):
-            return "plain"
-        return fastest[target]
-    if obstacle := _obstacle(config.attention, config, length, target, prefixed):
-        raise ValueError(f'attention "{config.attention}" {obstacle}; use attention "auto"')
-    return config.attention
-
-
-def _obstacle(kernel: Kernel, config: TransformerConfig, length: int, platform: str, prefixed: bool) -> str:
-    """Why this kernel cannot do this, or nothing."""
-    if kernel == "plain":
-        return ""
-    home = {"cudnn": "gpu", "splash": "tpu"}[kernel]
-    if platform != home:
-        return f'runs on {home} only, but the backend is "{platform}"'
-    if config.attention_dropout > 0:
-        return f"cannot drop probabilities, but attention_dropout is {config.attention_dropout}"
-    if config.positions == "relative":
-        return f"cannot add position biases to the scores, as {type(config).__name__} needs"
-    if kernel == "splash" and config.window is not None:
-        return f"cannot mix narrow and wide layers, but window is {config.window}"
-    if kernel == "splash" and prefixed:
-        return "cannot look ahead within a prefix, but the batch has one"
-    if kernel == "splash" and length % SPLASH_BLOCK:
-        return f"tiles rows by {SPLASH_BLOCK}, but they are {length} tokens long"
-    if kernel == "cudnn" and config.dtype != "bfloat16":
-        return f'computes in bfloat16, but dtype is "{config.dtype}"'
-    if kernel == "cudnn" and (config.head_dim % 8 or config.head_dim > 128):
-        return f"needs a head size that is a multiple of 8 up to 128, but width / heads is {config.head_dim}"
-    if kernel == "cudnn" and length % 2:
-        return f"needs an even row length, but rows are {length} tokens long"
-    return ""
 
 
 def allowed(segment_ids_BL: jax.Array, causal: bool, prefix_BL: jax.Array | None = None) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 
-from model.config import TransformerConfig
+from model.config import TextConfig, TransformerConfig
 from model.product import affine
 
 
@@ -174,7 +174,7 @@ class Mlp(nn.Module):
 class Embed(nn.Module):
     """Sum of the token table and, where the model has them, learned positions and types."""
 
-    config: TransformerConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(
@@ -205,7 +205,7 @@ class Embed(nn.Module):
 class Unembed(nn.Module):
     """The output table [V, D] of a backbone whose logits are not tied to its token table."""
 
-    config: TransformerConfig
+    config: TextConfig
 
     @nn.compact
     def __call__(self) -> jax.Array:

@@ -13,14 +13,14 @@ import jax
 from flax import linen as nn
 
 from model.attention import make_context, narrowed
-from model.config import Activation, TransformerConfig
+from model.config import Activation, TextConfig
 from model.layers import Dropout, Embed, Norm, Unembed
 from model.rotary import rotary_rates, stretched
 from model.stack import PreNormBlock, stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LlamaConfig(TransformerConfig):
+class LlamaConfig(TextConfig):
     """Llama of any size, with the third one's vocabulary and rates; the published ones are functions below."""
 
     vocab_size: int = 128256

@@ -19,14 +19,14 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import Attention, Context, make_context, narrowed
-from model.config import Activation, TransformerConfig
+from model.config import Activation, TextConfig
 from model.layers import Dropout, Embed, Mlp, Norm
 from model.rotary import rotary_rates, rotary_tables
 from model.stack import remat, stack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModernBertConfig(TransformerConfig):
+class ModernBertConfig(TextConfig):
     """ModernBERT of any size; the published ones are functions below."""
 
     vocab_size: int = 50368

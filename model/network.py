@@ -1,42 +1,22 @@
 """A backbone with its heads, and the same with parameters bound: all that an objective sees of a model.
 
-Knows no loss, no file, no mesh. Shape suffixes: B batch, L length, S source length, D model width, V vocabulary.
+Shape suffixes: B batch, L length, S source length, D model width, V vocabulary.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.config import TransformerConfig
+from model.config import Batch
 from model.layers import Embed, trailing
 
 Params = dict[str, Any]
-Batch = Mapping[str, jax.Array]
-
-
-class Backbone(Protocol):
-    """Tokens to hidden states; its token table is the parameter ("embed", "tokens") [V, D].
-
-    Where the config says so, the table of the logits is another one, ("unembed", "tokens") [V, D]; a causal backbone
-    also takes prefix_BL, and one with encoder_decoder has a method `decode` (model/t5.py).
-    """
-
-    config: TransformerConfig
-
-    def __call__(
-        self,
-        tokens_BL: jax.Array,
-        segment_ids_BL: jax.Array,
-        positions_BL: jax.Array,
-        type_ids_BL: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden states [B, L, D]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +24,8 @@ class Network:
     """The static half of a model: hashable, so that it can be a static argument of jit."""
 
     backbone: nn.Module
+    """Has a `config` (model.config.ModelConfig) and is called with `config.inputs(batch)`; docs/models.md says how one is
+    added."""
     heads: tuple[tuple[str, nn.Module], ...] = ()
     companions: tuple[tuple[str, "Network"], ...] = ()
     """Frozen networks that an objective reads beside this one, by name; `init` draws nothing for them."""
@@ -77,22 +59,21 @@ class Network:
         companion = {name: networks[name].bind(own) for name, own in companions.items()}
         return BoundNetwork(self, params, dropout_rng, companion)
 
-    def plain(self) -> "Network":
-        """The same mathematics with nothing recomputed and no fused kernel: what FLOPs are counted of."""
-        config = dataclasses.replace(self.backbone.config, remat="none", attention="plain")
-        companions = tuple((name, network.plain()) for name, network in self.companions)
-        return dataclasses.replace(self, backbone=self.backbone.clone(config=config), companions=companions)
+    def plain(self, length: int) -> "Network":
+        """The same mathematics on rows of this length with nothing recomputed and no fused kernel: to count FLOPs of."""
+        companions = tuple((name, network.plain(length)) for name, network in self.companions)
+        backbone = self.backbone.clone(config=self.backbone.config.plain(length))
+        return dataclasses.replace(self, backbone=backbone, companions=companions)
 
     def _boxed(self, rng: jax.Array) -> Params:
         config = self.backbone.config
         backbone_rng, *head_rngs = jax.random.split(rng, 1 + len(self.heads))
-        ids_BL = jnp.ones((1, 1), jnp.int32)
         hidden_BLD = jnp.zeros((1, 1, config.width), config.compute_dtype)
         heads = {
             name: head.init(head_rng, hidden_BLD)["params"]
             for (name, head), head_rng in zip(self.heads, head_rngs, strict=True)
         }
-        backbone = self.backbone.init(backbone_rng, ids_BL, ids_BL, ids_BL * 0, None)["params"]
+        backbone = self.backbone.init(backbone_rng, *config.inputs(config.example_batch()))["params"]
         return {"backbone": backbone, "heads": heads}
 
 
@@ -111,7 +92,7 @@ class BoundNetwork:
         self.params = params
         self.dropout_rng = dropout_rng
         self.companion = companion
-        self.config: TransformerConfig = network.backbone.config
+        self.config: Any = network.backbone.config
 
     def redrawn(self, index: int) -> "BoundNetwork":
         """The same network under other dropout: two encodes of one bound network drop the same values."""
@@ -121,35 +102,24 @@ class BoundNetwork:
             self.network, self.params, jax.random.fold_in(self.dropout_rng, index), self.companion
         )
 
-    def embed(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
-        """The sums of the token, position and type tables [B, L, D], from which the backbone starts."""
-        table = Embed(self.config)
+    def embed(self, batch: Batch) -> jax.Array:
+        """The sums of the token, position and type tables [B, L, D], from which a backbone of text starts."""
         type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
-        params = self.params["backbone"]["embed"]
-        x_BLD = table.apply({"params": params}, tokens_BL, batch["positions"], type_ids_BL)
+        params = {"params": self.params["backbone"]["embed"]}
+        x_BLD = Embed(self.config).apply(params, batch["tokens"], batch["positions"], type_ids_BL)
         return cast(jax.Array, x_BLD)
 
-    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
-        """Hidden states [B, L, D] of tokens (perhaps corrupted) laid out as the batch says.
+    def encode(self, batch: Batch) -> jax.Array:
+        """Hidden states [B, L, D] of the batch, of which the backbone reads what its config's `inputs` names.
 
         Args:
-          tokens_BL: what the backbone reads; of an encoder-decoder, what its encoder reads.
-          batch: segment_ids, positions and, where it has them, type_ids and prefix (bool: the tokens that all of
-            their segment may see, so that a causal backbone reads them in both directions), all [B, L].
+          batch: for a model of text tokens, segment_ids, positions and, where it has them, type_ids and prefix (bool: the
+            tokens that all of their segment may see, so that a causal backbone reads them in both directions), all [B, L];
+            of an encoder-decoder, what its encoder reads. Objectives give what `corrupt` made of it.
         """
-        type_ids_BL = batch["type_ids"] if "type_ids" in batch else None
-        # Where attention is not causal, everything is seen anyway.
-        prefix = (batch["prefix"],) if self.config.causal and "prefix" in batch else ()
-        hidden_BLD = self.network.backbone.apply(
-            {"params": self.params["backbone"]},
-            tokens_BL,
-            batch["segment_ids"],
-            batch["positions"],
-            type_ids_BL,
-            *prefix,
-            rngs=self._rngs(0),
-        )
-        return cast(jax.Array, hidden_BLD)
+        inputs = self.config.inputs(batch)
+        params = {"params": self.params["backbone"]}
+        return cast(jax.Array, self.network.backbone.apply(params, *inputs, rngs=self._rngs(0)))
 
     def decode(self, tokens_BL: jax.Array, batch: Batch, memory_BSD: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] of an encoder-decoder's target tokens: times embedding_VD they are the logits.

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.attention import Attention, Context, make_context, plain_context
-from model.config import Activation, TransformerConfig
+from model.config import Activation, TextConfig
 from model.kernels import allowed
 from model.layers import Dropout, Embed, Mlp, Norm, Unembed, parameter
 from model.stack import PreNormBlock, stack
@@ -29,7 +29,7 @@ BUCKETS, MAX_DISTANCE = 32, 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class T5Config(TransformerConfig):
+class T5Config(TextConfig):
     """T5 v1.0 of any size; `layers` counts each stack. The published ones are functions below."""
 
     vocab_size: int = 32128

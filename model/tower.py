@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.attention import make_context
-from model.config import TransformerConfig
+from model.config import TextConfig, TransformerConfig
 from model.heads import MaskedLMHead
 from model.layers import Dense, Dropout, Norm
 from model.stack import PreNormBlock, stack
 
 
-def narrowed_config(config: TransformerConfig, heads: int) -> TransformerConfig:
+def narrowed_config(config: TextConfig, heads: int) -> TextConfig:
     """The same with fewer heads of the same size, and widths in proportion: ELECTRA's generator."""
     if not 0 < heads <= config.heads:
         raise ValueError(f"a generator of {heads} heads is not narrower than a backbone of {config.heads}")
@@ -63,7 +63,7 @@ class Tower(nn.Module):
 class Generator(nn.Module):
     """A narrow encoder on the backbone's embeddings that predicts masked tokens (ELECTRA, arXiv 2003.10555, 3.2)."""
 
-    config: TransformerConfig
+    config: TextConfig
     """Of the backbone."""
     heads: int
     """Attention heads of the generator; its widths follow."""

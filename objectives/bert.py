@@ -1,4 +1,4 @@
-"""BERT's pretraining objective: masked tokens and next sentences from one encode. Knows no data or loop."""
+"""BERT's pretraining objective: masked tokens and next sentences from one encode."""
 
 from objectives.masked_lm import MaskedLM
 from objectives.mixture import Mixture
@@ -26,7 +26,4 @@ def bert(masked_lm: MaskedLM, next_sentence: NextSentence) -> Mixture:
 
 def example() -> Mixture:
     """For the property suite."""
-    return bert(
-        MaskedLM(mask_id=4, max_segments=3),
-        NextSentence(cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16),
-    )
+    return bert(MaskedLM(), NextSentence(shortest_pair=8, longest_pair=16))

@@ -1,13 +1,14 @@
-"""Next-sentence prediction by BERT's own rule for drawing pairs, its bias included. Knows no tokenizer, loop or mesh."""
+"""Next-sentence prediction by BERT's own rule for drawing pairs, its bias included."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from objectives.base import Documents, Row
+from objectives.claims import HostCounts
 from objectives.next_sentence import NextSentence
 from objectives.pairs import are_of_one_document, draw_two, never, pairs_of
+from objectives.rows import Documents, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ class BertNextSentence(NextSentence):
       sentence two are needed: a coin. From the second only one is left: random. (1/2 + 1) / 2 = 3/4 are random:
 
       >>> import numpy as np
-      >>> objective = BertNextSentence(cls_id=2, sep_id=3, length=7, max_segments=1, shortest_pair=7, longest_pair=7,
-      ...                              sentence_ends=(9,))
+      >>> objective = BertNextSentence(shortest_pair=7, longest_pair=7, sentence_ends=(9,))
       >>> objective.random_share([np.array([7, 8, 9, 7, 7, 9])], 4)
       0.75
 
@@ -69,9 +69,7 @@ class BertNextSentence(NextSentence):
                 shares.append(0.5 + 0.5 * float(np.mean(single)))
         return float(np.mean(shares))
 
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """B is of A's document if it follows, and of another if it does not."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         apart, together = 0, 0
@@ -108,12 +106,4 @@ def _truncated(
 
 def example() -> BertNextSentence:
     """For the property suite: one token in eight or so ends a sentence."""
-    return BertNextSentence(
-        cls_id=2,
-        sep_id=3,
-        length=24,
-        max_segments=3,
-        shortest_pair=8,
-        longest_pair=16,
-        sentence_ends=tuple(range(8, 64, 4)),
-    )
+    return BertNextSentence(shortest_pair=8, longest_pair=16, sentence_ends=tuple(range(8, 64, 4)))

@@ -1,23 +1,23 @@
-"""Next-token prediction (GPT). Knows no data source, loop or mesh.
+"""Next-token prediction (GPT).
 
 Shape suffixes: B rows, L tokens of a row, D model width, V vocabulary.
 """
 
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut, Objective, Scored
+from objectives.base import Batch, Corrupted, Family, LossOut, Objective, Scored, refuse_bidirectional
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLM(Objective):
+class CausalLM(Objective, Claims):
     r"""Predict each token of a segment from those before it.
 
     .. math:: \sum_{i} -\log \mathrm{softmax}(E\, h_i)_{x_{i+1}} + z \log^2 Z_i
@@ -39,7 +39,7 @@ class CausalLM(Objective):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 6, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 6, 2)))
       >>> batch = {"tokens": jnp.full((1, 6), 7), "segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]])}
       >>> loss_sum, weight_sum = CausalLM()(uniform, batch, jax.random.key(0)).terms["nll"]
       >>> round(float(loss_sum), 4), float(weight_sum)
@@ -55,7 +55,7 @@ class CausalLM(Objective):
     chunk: int | None = None
     """Positions per row whose logits exist at once; None chooses (objectives.cross_entropy)."""
 
-    family: ClassVar[Literal["encoder", "decoder"]] = "decoder"
+    family: ClassVar[Family] = "decoder"
 
     def __post_init__(self) -> None:
         """Refuse a chunk of nothing."""
@@ -63,17 +63,16 @@ class CausalLM(Objective):
             raise ValueError(f"z_loss {self.z_loss} must not be negative and chunk {self.chunk} not below 1")
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the vocabulary."""
         uniform = math.log(config.vocab_size)
         return {"nll": uniform + self.z_loss * uniform**2}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
+    def check(self, config: Any) -> None:
         """A bidirectional backbone would see the answers."""
-        self.refuse_bidirectional(config)
+        refuse_bidirectional(self, config)
 
     def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
         """What each token predicts, int32 [B, L], and whether that is scored, float32 [B, L]."""

@@ -1,4 +1,4 @@
-"""`python -m objectives.check [NAME_OR_FILE] [--field=value]`: is this objective sound? Knows no loop and no data.
+"""`python -m objectives.check [NAME_OR_FILE] [--field=value]`: is this objective sound?
 
 NAME is a file of this package without its ending; FILE is one of yours. It defines one Objective and a function
 `example()` that makes a small one (objectives.examples says how small); its fields can be overridden. Without a name every
@@ -23,9 +23,9 @@ from rich.table import Table
 import objectives
 from objectives import properties
 from objectives.base import Objective
-from objectives.examples import example_of, examples, small_batch, small_config
-from objectives.properties import Verdict
+from objectives.examples import example_of, examples, in_small_rows, small_batch, small_config
 from objectives.smallest import shown, smallest
+from objectives.verdict import Verdict
 
 STYLES = {"holds": "green", "fails": "bold red", "does not apply": "dim"}
 
@@ -61,7 +61,9 @@ def _chosen(targets: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[
             raise SystemExit(f"{target} defines no subclass of objectives.base.Objective")
         if overrides:
             program = f"python -m objectives.check {target}"
-            example = tyro.cli(type(example), default=example, args=list(overrides), prog=program)
+            example = in_small_rows(
+                tyro.cli(type(example), default=example, args=list(overrides), prog=program)
+            )
         yield target, example, module
 
 

@@ -1,19 +1,19 @@
-"""One of several objectives for each example, drawn anew in every step. Knows none of them.
+"""One of several objectives for each example, drawn anew in every step.
 
 Shape suffixes: B rows, L tokens of a row, K parts, D model width.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.config import TransformerConfig
 from objectives.base import Batch, Corrupted
-from objectives.masking import share_of_bits
+from objectives.claims import DeviceCounts
 from objectives.mixture import Mixture, Seen
-from objectives.randomness import example_bits
+from objectives.randomness import example_bits, share_of_bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Choice(Mixture):
       ...         rows = jnp.sum(batch["segment_ids"][:, 0] > 0)
       ...         return LossOut({"nll": (self.nats * rows, rows)}, {})
       >>> choice = Choice(parts=(("a", Loses(nats=1.0), 1.0), ("b", Loses(nats=3.0), 3.0)))
-      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((64, 1, 1)))
+      >>> network = SimpleNamespace(config=None, encode=lambda batch: jnp.zeros((64, 1, 1)))
       >>> ones = jnp.ones((64, 1), jnp.int32)
       >>> batch = {"tokens": ones, "segment_ids": ones, "example_ids": jnp.arange(64)}
       >>> terms = choice(network, batch, jax.random.key(0)).terms
@@ -75,33 +75,36 @@ class Choice(Mixture):
         total = sum(share for _, _, share in self.parts)
         return tuple(share / total for _, _, share in self.parts)
 
-    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
+    def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
         """Each row as the part it fell to corrupts it; every part saw its own rows only."""
         lots_B = example_bits(rng, batch["example_ids"])
         choice_B = jnp.zeros(lots_B.shape, jnp.int32)
         for edge in np.cumsum(self.factors())[:-1]:
             choice_B += lots_B >= share_of_bits(edge)
-        tokens_BL, plans = batch["tokens"], {}
-        for index, (name, part, _) in enumerate(self.parts):
-            mine_B1 = (choice_B == index)[:, None]
-            own = _only(batch, mine_B1)
+        read, plans = dict(batch), {}
+        for index, (name, part) in enumerate(self.inner()):
+            mine_B = choice_B == index
+            own = _only(batch, mine_B)
             plans[name] = Seen(own, part.corrupt(config, own, jax.random.fold_in(rng, index)))
-            tokens_BL = jnp.where(mine_B1, plans[name].corrupted.tokens_BL, tokens_BL)
-        return Corrupted(tokens_BL, plans)
+            for key, x in plans[name].corrupted.batch.items():
+                if key in own and x is own[key]:
+                    continue
+                # An array that only some parts make is empty in the rows of the others.
+                before = read[key] if key in read else jnp.zeros_like(x)
+                read[key] = jnp.where(mine_B.reshape(-1, *[1] * (x.ndim - 1)), x, before)
+        return Corrupted(read, plans)
 
-    def corruption_claims(
-        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         """Those of all parts on their own rows, and the shares of the rows that are not padding."""
-        counts_K = jnp.stack([_rows(corrupted.plan[name].batch) for name, _, _ in self.parts])
+        counts_K = jnp.stack([_rows(corrupted.plan[name].batch) for name, _ in self.inner()])
         claims = super().corruption_claims(config, batch, corrupted)
         return {**claims, "shares": (counts_K, jnp.array(self.factors()) * _rows(batch))}
 
 
-def _only(batch: Batch, mine_B1: jax.Array) -> Batch:
+def _only(batch: Batch, mine_B: jax.Array) -> Batch:
     """The batch with all other rows turned into padding."""
-    layouts = [name for name in ("segment_ids", "target_segment_ids") if name in batch]
-    return {**batch, **{name: jnp.where(mine_B1, batch[name], 0) for name in layouts}}
+    layouts = [name for name in batch if name == "segment_ids" or name.endswith("_segment_ids")]
+    return {**batch, **{name: jnp.where(mine_B[:, None], batch[name], 0) for name in layouts}}
 
 
 def _rows(batch: Batch) -> jax.Array:
@@ -112,7 +115,8 @@ def _rows(batch: Batch) -> jax.Array:
 def example() -> Choice:
     """For the property suite: single tokens or spans are masked."""
     from objectives import masked_lm
+    from objectives.masking import Masking
 
     tokens = masked_lm.example()
-    spans = dataclasses.replace(tokens, unit="span", rate=0.3, cap_rate=0.5)
+    spans = masked_lm.MaskedLM(masking=Masking(unit="span", rate=0.3, cap_rate=0.5))
     return Choice(parts=(("tokens", tokens, 1.0), ("spans", spans, 1.0)))

@@ -1,15 +1,18 @@
-"""Cross-entropy against a large vocabulary that never holds the whole logits array. Knows no objective.
+"""Cross-entropy against a large vocabulary that never holds the whole logits array, summed or token by token.
+
+`sweep` is what every such loss goes through (objectives/divergence.py too): the logits of a chunk of positions, a rule that
+makes sums and a gradient of them, and the next chunk.
 
 Shape suffixes: B rows, P positions of a row, C positions of a chunk, N chunks, R = B x C
-scored positions of a chunk, D model width, V vocabulary.
+positions of a chunk as one axis, D model width, V vocabulary.
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from model.product import product, sum_of_outer_products, sum_of_rows
 
@@ -83,9 +86,9 @@ def cross_entropy(
             f"targets {targets_BP.shape}, weights {weights_BP.shape}"
         )
     chunk = chunk_length(B, P, V) if chunk is None else min(chunk, P)
-    hidden_NBCD, targets_NBC, weights_NBC = (split(x, chunk) for x in (hidden_BPD, targets_BP, weights_BP))
-    loss_sum, nll_sum, correct_sum = _swept(
-        hidden_NBCD, embedding_VD, bias_V, targets_NBC, weights_NBC, z_loss
+    hidden_NBCD, *answers = (split(x, chunk) for x in (hidden_BPD, targets_BP, weights_BP))
+    loss_sum, nll_sum, correct_sum = sweep(
+        Nll(z_loss=z_loss), hidden_NBCD, embedding_VD, bias_V, tuple(answers), ()
     )
     return CrossEntropy(loss_sum, jax.lax.stop_gradient(nll_sum), correct_sum)
 
@@ -108,7 +111,22 @@ def token_nll(
     *,
     chunk: int | None = None,
 ) -> jax.Array:
-    """The nll of each target by itself, float32 [B, P] in nats: for evaluation, chunked like `cross_entropy`.
+    r"""The nll of each target by itself, for losses that weigh tokens by what the model says (preferences, policies).
+
+    .. math:: \log Z_{bp} - \ell_{bp,t_{bp}}
+
+    Logits are swept in chunks both ways: the gradient, g (softmax - onehot) for the cotangent g of each token, makes them
+    again (four matrix products in all, where `cross_entropy` has three). Reverse mode only.
+
+    Args:
+      hidden_BPD: float[B, P, D], in the compute dtype.
+      embedding_VD: float[V, D].
+      bias_V: float[V] or None.
+      targets_BP: int[B, P] in [0, V).
+      chunk: positions per chunk; None chooses.
+
+    Returns:
+      float32[B, P], nats.
 
     Example:
       Two classes with logits (ln 3, 0): the first has probability 3/4.
@@ -121,18 +139,20 @@ def token_nll(
     B, P, _ = hidden_BPD.shape
     chunk = chunk_length(B, P, embedding_VD.shape[0]) if chunk is None else min(chunk, P)
     hidden_NBCD, targets_NBC = (split(x, chunk) for x in (hidden_BPD, targets_BP))
-
-    def nll(x: tuple[jax.Array, jax.Array]) -> jax.Array:
-        hidden_BCD, targets_BC = x
-        logits_RV = logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
-        return _nll(logits_RV, targets_BC.reshape(-1)).nll.reshape(targets_BC.shape)
-
-    return jax.lax.map(nll, (hidden_NBCD, targets_NBC)).swapaxes(0, 1).reshape(B, -1)[:, :P]
+    nll_NBC = _token_nll(hidden_NBCD, embedding_VD, bias_V, targets_NBC)
+    return nll_NBC.swapaxes(0, 1).reshape(B, -1)[:, :P]
 
 
-Sums = tuple[jax.Array, jax.Array, jax.Array]
-Chunk = tuple[jax.Array, jax.Array, jax.Array]
-"""Hidden states [B, C, D], targets [B, C], weights [B, C]."""
+Arrays = tuple[Any, ...]
+Sums = tuple[jax.Array, ...]
+
+
+class Rule(Hashable, Protocol):
+    """What a sweep makes of the logits of a chunk."""
+
+    def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
+        """(float32 sums over the chunk, gradient [R, V] of the first with respect to the logits)."""
+        ...
 
 
 def _power_of_two(n: int) -> int:
@@ -153,12 +173,6 @@ def split(x_BP: jax.Array, chunk: int) -> jax.Array:
     B, P, *rest = x_BP.shape
     x_BP = jnp.pad(x_BP, ((0, 0), (0, (-P) % chunk), *(((0, 0),) * len(rest))))
     return x_BP.reshape(B, -1, chunk, *rest).swapaxes(0, 1)
-
-
-def _flat(chunk: Chunk) -> Chunk:
-    """Rows and positions as one axis: products of two matrices are what a CPU is fast at."""
-    hidden_BCD, targets_BC, weights_BC = chunk
-    return hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), targets_BC.reshape(-1), weights_BC.reshape(-1)
 
 
 def logits(hidden_RD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None) -> jax.Array:
@@ -210,96 +224,135 @@ def _sums(logits_BPV: jax.Array, targets_BP: jax.Array, weights_BP: jax.Array, z
     return jnp.sum(weights_BP * loss_BP), jnp.sum(weights_BP * nll_BP), jnp.sum(weights_BP * correct_BP)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _swept(
+class Nll(NamedTuple):
+    """The rule of cross-entropy; of each position it is given (target, weight)."""
+
+    z_loss: float = 0.0
+
+    def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
+        """Its three sums, and w ((1 + 2 z log Z) softmax - onehot)."""
+        targets_R, weights_R = positions
+        sums = _sums(logits_RV, targets_R, weights_R, self.z_loss)
+        top_R = jnp.max(logits_RV, axis=-1)
+        exp_RV = jnp.exp(logits_RV - top_R[:, None])
+        sum_R = jnp.sum(exp_RV, axis=-1)
+        scale_R = weights_R * (1.0 + 2.0 * self.z_loss * (top_R + jnp.log(sum_R))) / sum_R
+        hit_RV = jnp.arange(logits_RV.shape[-1])[None, :] == targets_R[:, None]
+        return sums, scale_R[:, None] * exp_RV - jnp.where(hit_RV, weights_R[:, None], 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sweep(
+    rule: Rule,
     hidden_NBCD: jax.Array,
     embedding_VD: jax.Array,
     bias_V: jax.Array | None,
-    targets_NBC: jax.Array,
-    weights_NBC: jax.Array,
-    z_loss: float,
+    positions: Arrays,
+    tables: Arrays,
 ) -> Sums:
-    """The sums alone, chunk by chunk."""
+    """Sums over all chunks of what a rule makes of their logits; only the first sum has a gradient.
 
-    def body(total: Sums, x: Chunk) -> tuple[Sums, None]:
-        hidden_RD, targets_R, weights_R = _flat(x)
-        part = _sums(logits(hidden_RD, embedding_VD, bias_V), targets_R, weights_R, z_loss)
-        return (total[0] + part[0], total[1] + part[1], total[2] + part[2]), None
+    Args:
+      rule: says what is summed.
+      hidden_NBCD: float[N, B, C, D].
+      embedding_VD: float[V, D].
+      bias_V: float[V] or None.
+      positions: arrays [N, B, C, ...], of which the rule is given each chunk's as [R, ...]; constants.
+      tables: what else it is given, whole; constants.
+    """
 
-    zero = jnp.zeros((), jnp.float32)
-    return jax.lax.scan(body, (zero, zero, zero), (hidden_NBCD, targets_NBC, weights_NBC))[0]
+    def chunk(x: tuple[jax.Array, Arrays]) -> Sums:
+        hidden_RD, flat = _as_one_axis(x)
+        return rule(logits(hidden_RD, embedding_VD, bias_V), flat, tables)[0]
+
+    xs = (hidden_NBCD, positions)
+    return jax.lax.scan(lambda total, x: (_add(total, chunk(x)), None), _zeros(chunk, xs), xs)[0]
 
 
-Residuals = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]
-
-
-def _swept_forward(
+def _sweep_forward(
+    rule: Rule,
     hidden_NBCD: jax.Array,
     embedding_VD: jax.Array,
     bias_V: jax.Array | None,
-    targets_NBC: jax.Array,
-    weights_NBC: jax.Array,
-    z_loss: float,
-) -> tuple[Sums, Residuals]:
-    """The sums and, from the same logits, the gradient of loss_sum."""
+    positions: Arrays,
+    tables: Arrays,
+) -> tuple[Sums, Any]:
+    """The sums and, from the same logits, the gradient of the first."""
 
-    def chunk(x: Chunk) -> tuple[tuple[Sums, jax.Array, jax.Array | None], jax.Array]:
-        hidden_RD, targets_R, weights_R = _flat(x)
-        logits_RV = logits(hidden_RD, embedding_VD, bias_V)
-        sums = _sums(logits_RV, targets_R, weights_R, z_loss)
-        d_logits_RV = _d_logits(logits_RV, targets_R, weights_R, z_loss)
+    def chunk(x: tuple[jax.Array, Arrays]) -> tuple[tuple[Sums, jax.Array, jax.Array | None], jax.Array]:
+        hidden_RD, flat = _as_one_axis(x)
+        sums, d_logits_RV = rule(logits(hidden_RD, embedding_VD, bias_V), flat, tables)
         grads = through_logits(d_logits_RV, hidden_RD, embedding_VD, bias_V)
         return (sums, grads.embedding_DV, grads.bias_V), grads.hidden_RD.reshape(x[0].shape)
 
-    chunks = (hidden_NBCD, targets_NBC, weights_NBC)
+    xs = (hidden_NBCD, positions)
     if hidden_NBCD.shape[0] == 1:
-        total, d_hidden_BCD = chunk(jax.tree.map(lambda x: x[0], chunks))
+        total, d_hidden_BCD = chunk(jax.tree.map(lambda x: x[0], xs))
         d_hidden_NBCD = d_hidden_BCD[None]
     else:
-        start = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(lambda: chunk(jax.tree.map(lambda x: x[0], chunks))[0]),
-        )
 
-        def body(total: Any, x: Chunk) -> tuple[Any, jax.Array]:
+        def body(total: Any, x: Any) -> tuple[Any, jax.Array]:
             part, d_hidden_BCD = chunk(x)
-            return jax.tree.map(jnp.add, total, part), d_hidden_BCD
+            return _add(total, part), d_hidden_BCD
 
-        total, d_hidden_NBCD = jax.lax.scan(body, start, chunks)
+        total, d_hidden_NBCD = jax.lax.scan(body, _zeros(lambda x: chunk(x)[0], xs), xs)
     sums, d_embedding_DV, d_bias_V = total
-    d_embedding_VD = d_embedding_DV.T
     # An empty slice carries the dtype of the table to the backward pass.
-    return sums, (
-        d_hidden_NBCD,
-        d_embedding_VD,
-        None if bias_V is None or d_bias_V is None else d_bias_V.astype(bias_V.dtype),
-        embedding_VD[:0],
-    )
+    return sums, (d_hidden_NBCD, d_embedding_DV.T, _like(d_bias_V, bias_V), embedding_VD[:0])
 
 
-def _d_logits(logits_RV: jax.Array, targets_R: jax.Array, weights_R: jax.Array, z_loss: float) -> jax.Array:
-    """Gradient of loss_sum with respect to the logits: w ((1 + 2 z log Z) softmax - onehot)."""
-    top_R = jnp.max(logits_RV, axis=-1)
-    exp_RV = jnp.exp(logits_RV - top_R[:, None])
-    sum_R = jnp.sum(exp_RV, axis=-1)
-    scale_R = weights_R * (1.0 + 2.0 * z_loss * (top_R + jnp.log(sum_R))) / sum_R
-    hit_RV = jnp.arange(logits_RV.shape[-1])[None, :] == targets_R[:, None]
-    return scale_R[:, None] * exp_RV - jnp.where(hit_RV, weights_R[:, None], 0.0)
+def _sweep_backward(rule: Rule, gradients: Any, cotangents: Sums) -> Any:
+    *scaled, table = gradients
+    d_hidden, d_embedding_VD, d_bias_V = jax.tree.map(lambda x: (cotangents[0] * x).astype(x.dtype), scaled)
+    return d_hidden, d_embedding_VD.astype(table.dtype), d_bias_V, None, None
 
 
-def _swept_backward(
-    z_loss: float, residuals: Residuals, cotangents: Sums
-) -> tuple[jax.Array, jax.Array, jax.Array | None, np.ndarray, jax.Array]:
-    d_hidden_NBCD, d_embedding_VD, d_bias_V, table = residuals
-    scale = cotangents[0]
-    N, B, C, _ = d_hidden_NBCD.shape
-    return (
-        (scale * d_hidden_NBCD).astype(d_hidden_NBCD.dtype),
-        (scale * d_embedding_VD).astype(table.dtype),
-        None if d_bias_V is None else (scale * d_bias_V).astype(d_bias_V.dtype),
-        np.zeros((N, B, C), jax.dtypes.float0),
-        jnp.zeros((N, B, C), jnp.float32),
-    )
+sweep.defvjp(_sweep_forward, _sweep_backward)
 
 
-_swept.defvjp(_swept_forward, _swept_backward)
+@jax.custom_vjp
+def _token_nll(
+    hidden_NBCD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None, targets_NBC: jax.Array
+) -> jax.Array:
+    """Of each token, chunk by chunk."""
+
+    def chunk(x: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hidden_RD, (targets_R,) = _as_one_axis((x[0], (x[1],)))
+        return _nll(logits(hidden_RD, embedding_VD, bias_V), targets_R).nll.reshape(x[1].shape)
+
+    return jax.lax.map(chunk, (hidden_NBCD, targets_NBC))
+
+
+def _token_nll_forward(*factors: Any) -> tuple[jax.Array, Any]:
+    return _token_nll(*factors), factors
+
+
+def _token_nll_backward(factors: Any, d_nll_NBC: jax.Array) -> Any:
+    """That of the summed loss in which each token weighs what its cotangent says."""
+    hidden_NBCD, embedding_VD, bias_V, targets_NBC = factors
+    _, gradients = _sweep_forward(Nll(), hidden_NBCD, embedding_VD, bias_V, (targets_NBC, d_nll_NBC), ())
+    d_hidden_NBCD, d_embedding_VD, d_bias_V, table = gradients
+    return d_hidden_NBCD, d_embedding_VD.astype(table.dtype), d_bias_V, None
+
+
+_token_nll.defvjp(_token_nll_forward, _token_nll_backward)
+
+
+def _as_one_axis(chunk: tuple[jax.Array, Arrays]) -> tuple[jax.Array, Arrays]:
+    """Rows and positions as one axis: products of two matrices are what a CPU is fast at."""
+    flat: tuple[jax.Array, Arrays] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
+    return flat
+
+
+def _zeros(chunk: Any, xs: Any) -> Any:
+    """Where the sum of `chunk(x)` over the leading axis of xs begins."""
+    shapes = jax.eval_shape(lambda: chunk(jax.tree.map(lambda x: x[0], xs)))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _add(total: Any, part: Any) -> Any:
+    return jax.tree.map(jnp.add, total, part)
+
+
+def _like(x: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
+    return None if x is None or other is None else x.astype(other.dtype)

@@ -1,25 +1,26 @@
-"""Span corruption for decoders: inputs and targets in one row, loss on the targets. Knows no tokenizer, loop or mesh.
+"""Span corruption for decoders: inputs and targets in one row, loss on the targets.
 
 Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.config import TransformerConfig
-from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Row
+from objectives.base import Batch, Corrupted
 from objectives.causal_lm import CausalLM, successors
+from objectives.claims import HostCounts
 from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
-from objectives.spans import Noise, inputs_and_targets, restore
+from objectives.rows import Documents, Row, RowMaker
+from objectives.spans import Noise, inputs_and_targets, restore, sentinel_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderSpanCorruption(CausalLM):
+class DecoderSpanCorruption(CausalLM, RowMaker):
     r"""Read a text in which spans are replaced by sentinels, then write out the spans, in one causal row.
 
     .. math:: \sum_{t} -\log \mathrm{softmax}(E\, h_{t-1})_{y_t}
@@ -32,7 +33,9 @@ class DecoderSpanCorruption(CausalLM):
     Example:
       The text 7, 8, 9 whose last two tokens are dropped, sentinels from 63 down, the end being 6:
 
-      >>> objective = DecoderSpanCorruption(first_sentinel_id=63, sentinels=2, eos_id=6, length=9)
+      >>> from objectives.rows import RowShape
+      >>> rows = RowShape(length=9, eos_id=6, own_start=62, own_stop=64)
+      >>> objective = DecoderSpanCorruption(sentinels=2).for_rows(rows)
       >>> tokens, inputs = objective.laid_out(np.array([7, 8, 9]), np.array([False, True, True]))
       >>> tokens.tolist(), inputs
       ([7, 63, 6, 63, 8, 9, 6], 3)
@@ -41,12 +44,6 @@ class DecoderSpanCorruption(CausalLM):
       Raffel et al., T5, arXiv 1910.10683, sections 3.2.1 (language model and prefix LM shapes) and 3.3.4.
     """
 
-    first_sentinel_id: int
-    """Id of the first sentinel; the next ones are one less each."""
-    eos_id: int
-    """Id of the token that ends inputs and targets."""
-    length: int
-    """Tokens of a row (L)."""
     sentinels: int = 100
     """How many there are; a stretch must not have more spans."""
     noise: Noise = Noise()
@@ -54,28 +51,16 @@ class DecoderSpanCorruption(CausalLM):
     causal_inputs: bool = False
     """Whether inputs too see only what stands before them."""
 
-    def __post_init__(self) -> None:
-        """Refuse rows that hold no text, and sentinels that mean two things."""
-        super().__post_init__()
-        if self.noise.fit_together(self.length, self.sentinels) < 2:
-            raise ValueError(f"length {self.length} cannot hold two tokens, two sentinels and two ends")
-        if self.first_sentinel_id - self.sentinels < self.eos_id:
-            raise ValueError(
-                f"{self.sentinels} sentinels down from {self.first_sentinel_id} would reach eos_id {self.eos_id}"
-            )
+    def own_ids(self) -> int:
+        """The sentinels, counting down from the last id of the vocabulary."""
+        return self.sentinels
 
-    def reserved_ids(self) -> range:
-        """The sentinels."""
-        return range(self.first_sentinel_id - self.sentinels + 1, self.first_sentinel_id + 1)
-
-    def check(self, config: TransformerConfig, length: int) -> None:
-        """Rows are made here, so the lengths must agree; sentinels must be in the vocabulary."""
-        super().check(config, length)
-        self.refuse_other_length(length, self.length)
-        if self.first_sentinel_id >= config.vocab_size:
-            raise ValueError(
-                f"first_sentinel_id {self.first_sentinel_id} is outside the vocabulary of {config.vocab_size}"
-            )
+    def check(self, config: Any) -> None:
+        super().check(config)
+        self.rows.require(self, "eos_id")
+        sentinel_ids(self.rows, self.sentinels)
+        if self.noise.fit_together(self.rows.length, self.sentinels) < 2:
+            raise ValueError(f"rows of {self.rows.length} cannot hold two tokens, two sentinels and two ends")
 
     def check_documents(self, docs: Documents) -> None:
         """Something must be kept and something dropped."""
@@ -83,7 +68,7 @@ class DecoderSpanCorruption(CausalLM):
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
-        builder, prefix_L = RowBuilder(self.length), np.zeros(self.length, bool)
+        builder, prefix_L = RowBuilder(self.rows.length), np.zeros(self.rows.length, bool)
         first = index % len(docs)
         while (room := self.noise.fit_together(builder.remaining, self.sentinels)) >= 2:
             text = draw_stretch(docs, first, room, rng)
@@ -95,15 +80,14 @@ class DecoderSpanCorruption(CausalLM):
 
     def laid_out(self, text: np.ndarray, dropped: np.ndarray) -> tuple[np.ndarray, int]:
         """(tokens of a segment, how many of them are inputs with their end)."""
-        inputs, targets = inputs_and_targets(text, dropped, self.first_sentinel_id, self.eos_id)
+        first = sentinel_ids(self.rows, self.sentinels)[0]
+        inputs, targets = inputs_and_targets(text, dropped, first, self.rows.eos_id)
         return np.concatenate([inputs, targets]).astype(np.int32), len(inputs)
 
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
         stretches, lost, miscounted = 0, 0, 0
-        descending = self.reserved_ids()[::-1]
+        descending = sentinel_ids(self.rows, self.sentinels)
         for inputs, targets in (pair for row in rows for pair in _stretches(row)):
             stretches += 1
             try:
@@ -115,10 +99,10 @@ class DecoderSpanCorruption(CausalLM):
             miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
         return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
 
-    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
-        """Hidden states with the inputs in sight of all, or not."""
-        layout = {k: v for k, v in batch.items() if k != "prefix"} if self.causal_inputs else batch
-        return network.encode(corrupted.tokens_BL, layout)
+    def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
+        """The batch as it is, or without its prefix, so that inputs too are read from left to right."""
+        hidden = ("prefix",) if self.causal_inputs else ()
+        return Corrupted({k: v for k, v in batch.items() if k not in hidden}, {})
 
     def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
         """Of the successors those are scored that are targets."""
@@ -136,5 +120,5 @@ def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def example() -> DecoderSpanCorruption:
-    """For the property suite: the top ids of 64 are sentinels."""
-    return DecoderSpanCorruption(first_sentinel_id=63, sentinels=7, eos_id=6, length=40)
+    """For the property suite."""
+    return DecoderSpanCorruption(sentinels=7)

@@ -1,28 +1,24 @@
 """Knowledge distillation: learn the answers and, beside them, what a larger trained network thinks of all tokens.
 
-Knows neither the objective whose answers these are nor where the teacher comes from. Shape suffixes: B rows, L tokens of a
-row, D model width.
+Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, Family, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, LossOut, Objective
 from objectives.divergence import divergence
+from objectives.wrapper import Wrapper
 
 TEACHER = "teacher"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distillation(Objective):
+class Distillation(Wrapper):
     r"""The loss of `base`, and at the same positions the divergence from a frozen teacher's predictions.
 
     .. math:: (1 - \lambda) \, \mathrm{nll} + \lambda \, T^2 \sum_i \mathrm{KL}\left(
@@ -49,7 +45,7 @@ class Distillation(Objective):
       >>> from objectives.causal_lm import CausalLM
       >>> def saying(*logits):
       ...     return SimpleNamespace(config=None, embedding_VD=jnp.eye(2),
-      ...                            encode=lambda tokens, batch: jnp.tile(jnp.array(logits), (1, 2, 1)))
+      ...                            encode=lambda batch: jnp.tile(jnp.array(logits), (1, 2, 1)))
       >>> student = saying(0.0, 0.0)
       >>> student.companion = {"teacher": saying(2 * jnp.log(3.0), 0.0)}
       >>> batch = {"tokens": jnp.array([[0, 1]]), "segment_ids": jnp.ones((1, 2), jnp.int32)}
@@ -61,7 +57,7 @@ class Distillation(Objective):
       Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531, section 2.
     """
 
-    companions: ClassVar[tuple[str, ...]] = (TEACHER,)
+    own_companions: ClassVar[tuple[str, ...]] = (TEACHER,)
 
     base: Objective
     """The objective whose positions are scored: MaskedLM, CausalLM or another that defines `scored`."""
@@ -74,7 +70,7 @@ class Distillation(Objective):
         """Refuse a base that cannot be distilled, and shares that are none."""
         own = type(self.base)
         several = own.__call__ is not Objective.__call__
-        if own.scored is Objective.scored or several or self.base.companions:
+        if own.scored in (Objective.scored, Wrapper.scored) or several or self.base.companions:
             raise ValueError(
                 f"base {own.__name__} cannot be distilled: that takes an objective which scores one encode of the row, as "
                 "MaskedLM and CausalLM do, defines scored and has no companion of its own"
@@ -85,81 +81,13 @@ class Distillation(Objective):
                 "use the base alone"
             )
 
-    @property
-    def additive(self) -> bool:  # type: ignore[override]
-        """If the base is: the soft term is a sum over rows."""
-        return self.base.additive
-
-    @property
-    def family(self) -> Family:  # type: ignore[override]
-        """The base's, for student and teacher."""
-        return self.base.family
-
-    @property
-    def make_example(self) -> Any:
-        """The base's."""
-        return self.base.make_example
-
-    def reads(self) -> tuple[str, ...]:
-        """The base's."""
-        return self.base.reads()
-
-    def reserved_ids(self) -> range:
-        """The base's."""
-        return self.base.reserved_ids()
-
-    def segments_per_unit(self) -> int:
-        """The base's."""
-        return self.base.segments_per_unit()
-
-    def segment_limit(self) -> int | None:
-        """The base's."""
-        return self.base.segment_limit()
-
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
-        """The base's, of which the teacher has its own."""
-        return self.base.heads(config)
+    def inner(self) -> tuple[tuple[str, Objective], ...]:
+        return (("", self.base),)
 
     def coefficients(self) -> dict[str, float]:
         """The base's terms share what the soft one leaves."""
         hard = {name: (1 - self.soft) * factor for name, factor in self.base.coefficients().items()}
         return {**hard, "kl": self.soft}
-
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
-        """The base's; how far the teacher then is depends on the teacher."""
-        return self.base.initial_loss(config)
-
-    def check(self, config: TransformerConfig, length: int) -> None:
-        """As the base does; a loop asks for the teacher's backbone, too."""
-        self.base.check(config, length)
-
-    def check_documents(self, docs: Documents) -> None:
-        """As the base does."""
-        self.base.check_documents(docs)
-
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The base's."""
-        return self.base.example_claims(docs, rows)
-
-    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """As the base does."""
-        return self.base.corrupt(config, batch, rng)
-
-    def corruption_claims(
-        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """The base's."""
-        return self.base.corruption_claims(config, batch, corrupted)
-
-    def encodes_plainly(self) -> bool:
-        """If the base does."""
-        return self.base.encodes_plainly()
-
-    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
-        """As the base's, of student and teacher."""
-        return self.base.hidden_states(network, batch, corrupted)
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
@@ -168,11 +96,10 @@ class Distillation(Objective):
         hard = self.base.score(network, hidden_BLD, batch, corrupted)
         teacher = network.companion[TEACHER]
         student_scored = self.base.scored(network, hidden_BLD, batch, corrupted)
-        teacher_hidden_BLD = self.base.hidden_states(teacher, batch, corrupted)
-        teacher_scored = self.base.scored(teacher, teacher_hidden_BLD, batch, corrupted)
+        teacher_scored = self.base.scored(teacher, teacher.encode(corrupted.batch), batch, corrupted)
         kl_sum = divergence(student_scored, teacher_scored, temperature=self.temperature)
         soft = (self.temperature**2 * kl_sum, jnp.sum(student_scored.weights_BP))
-        return LossOut({**hard.terms, "kl": soft}, hard.metrics)
+        return hard._replace(terms={**hard.terms, "kl": soft})
 
 
 def example() -> Distillation:

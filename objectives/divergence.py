@@ -1,17 +1,16 @@
-"""How far one distribution over a large vocabulary is from another, without holding the logits. Knows no objective.
+"""How far one distribution over a large vocabulary is from another, without holding the logits.
 
-Shape suffixes: B rows, P positions of a row, C positions of a chunk, N chunks, R = B x C positions of a chunk as one axis,
-D width of the student, E width of the teacher, V vocabulary.
+Shape suffixes: B rows, P positions of a row, R positions of a chunk, D width of the student, E width of the teacher, V
+vocabulary.
 """
 
-import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from objectives.base import Scored
-from objectives.cross_entropy import chunk_length, logits, split, through_logits
+from objectives.cross_entropy import Arrays, Sums, chunk_length, logits, split, sweep
 
 
 def divergence(
@@ -59,97 +58,31 @@ def divergence(
         )
     # Two arrays of logits exist at once.
     chunk = chunk_length(2 * B, P, V) if chunk is None else min(chunk, P)
-    chunks = tuple(split(x, chunk) for x in (student.hidden_BPD, teacher.hidden_BPD, student.weights_BP))
-    hidden_NBCD, *constants = chunks
-    tables = jax.lax.stop_gradient((teacher.embedding_VD, teacher.bias_V))
-    return _swept(
+    hidden_NBCD, *positions = (
+        split(x, chunk) for x in (student.hidden_BPD, teacher.hidden_BPD, student.weights_BP)
+    )
+    (kl_sum,) = sweep(
+        Divergence(temperature),
         hidden_NBCD,
         student.embedding_VD,
         student.bias_V,
-        jax.lax.stop_gradient((*constants, *tables)),
-        temperature,
+        jax.lax.stop_gradient(tuple(positions)),
+        jax.lax.stop_gradient((teacher.embedding_VD, teacher.bias_V)),
     )
+    return kl_sum
 
 
-Constants = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
-"""Teacher's hidden states [N, B, C, E], weights [N, B, C], teacher's embedding [V, E] and bias [V]."""
-Chunk = tuple[jax.Array, jax.Array, jax.Array]
-"""Hidden states of the student [B, C, D] and of the teacher [B, C, E], weights [B, C]."""
+class Divergence(NamedTuple):
+    """The rule of a sweep; of each position it is given (teacher's hidden state [E], weight), and the teacher's tables."""
 
+    temperature: float
 
-def _log_softmax(
-    hidden_BCD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array | None, temperature: float
-) -> jax.Array:
-    """Log-probabilities float32 [R, V]."""
-    logits_RV = logits(hidden_BCD.reshape(-1, hidden_BCD.shape[-1]), embedding_VD, bias_V)
-    return jax.nn.log_softmax(logits_RV / temperature, axis=-1)
-
-
-def _part(
-    x: Chunk,
-    embedding_VD: jax.Array,
-    bias_V: jax.Array | None,
-    teacher_VE: jax.Array,
-    teacher_bias_V: jax.Array | None,
-    temperature: float,
-) -> tuple[jax.Array, jax.Array]:
-    """A chunk's sum, and its gradient with respect to the student's logits [R, V]."""
-    hidden_BCD, teacher_BCE, weights_BC = x
-    log_p_RV = _log_softmax(teacher_BCE, teacher_VE, teacher_bias_V, temperature)
-    log_q_RV = _log_softmax(hidden_BCD, embedding_VD, bias_V, temperature)
-    p_RV, weights_R = jnp.exp(log_p_RV), weights_BC.reshape(-1)
-    kl_R = jnp.sum(p_RV * (log_p_RV - log_q_RV), axis=-1)
-    return jnp.sum(weights_R * kl_R), (weights_R / temperature)[:, None] * (jnp.exp(log_q_RV) - p_RV)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _swept(
-    hidden_NBCD: jax.Array,
-    embedding_VD: jax.Array,
-    bias_V: jax.Array | None,
-    constants: Constants,
-    temperature: float,
-) -> jax.Array:
-    """The sum alone, chunk by chunk."""
-    teacher_NBCE, weights_NBC, teacher_VE, teacher_bias_V = constants
-
-    def body(total: jax.Array, x: Chunk) -> tuple[jax.Array, None]:
-        part, _ = _part(x, embedding_VD, bias_V, teacher_VE, teacher_bias_V, temperature)
-        return total + part, None
-
-    return jax.lax.scan(body, jnp.zeros((), jnp.float32), (hidden_NBCD, teacher_NBCE, weights_NBC))[0]
-
-
-def _swept_forward(
-    hidden_NBCD: jax.Array,
-    embedding_VD: jax.Array,
-    bias_V: jax.Array | None,
-    constants: Constants,
-    temperature: float,
-) -> tuple[jax.Array, Any]:
-    """The sum and, from the same logits, its gradient."""
-    teacher_NBCE, weights_NBC, teacher_VE, teacher_bias_V = constants
-    D, V = hidden_NBCD.shape[-1], embedding_VD.shape[0]
-
-    def body(total: Any, x: Chunk) -> tuple[Any, jax.Array]:
-        part, d_logits_RV = _part(x, embedding_VD, bias_V, teacher_VE, teacher_bias_V, temperature)
-        grads = through_logits(d_logits_RV, x[0].reshape(-1, D), embedding_VD, bias_V)
-        total = jax.tree.map(jnp.add, total, (part, grads.embedding_DV, grads.bias_V))
-        return total, grads.hidden_RD.reshape(x[0].shape)
-
-    no_bias_V = None if bias_V is None else jnp.zeros(V, jnp.float32)
-    start: Any = (jnp.zeros((), jnp.float32), jnp.zeros((D, V), jnp.float32), no_bias_V)
-    (total, d_embedding_DV, d_bias_V), d_hidden_NBCD = jax.lax.scan(
-        body, start, (hidden_NBCD, teacher_NBCE, weights_NBC)
-    )
-    d_embedding_VD = d_embedding_DV.T.astype(embedding_VD.dtype)
-    d_bias_V = None if bias_V is None else d_bias_V.astype(bias_V.dtype)
-    return total, (d_hidden_NBCD, d_embedding_VD, d_bias_V)
-
-
-def _swept_backward(temperature: float, gradients: Any, scale: jax.Array) -> Any:
-    scaled = jax.tree.map(lambda gradient: (scale * gradient).astype(gradient.dtype), gradients)
-    return *scaled, None
-
-
-_swept.defvjp(_swept_forward, _swept_backward)
+    def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
+        """The weighted sum, and its gradient w (q - p) / T."""
+        teacher_RE, weights_R = positions
+        log_p_RV = jax.nn.log_softmax(logits(teacher_RE, *tables) / self.temperature, axis=-1)
+        log_q_RV = jax.nn.log_softmax(logits_RV / self.temperature, axis=-1)
+        p_RV = jnp.exp(log_p_RV)
+        kl_R = jnp.sum(p_RV * (log_p_RV - log_q_RV), axis=-1)
+        d_logits_RV = (weights_R / self.temperature)[:, None] * (jnp.exp(log_q_RV) - p_RV)
+        return (jnp.sum(weights_R * kl_R),), d_logits_RV

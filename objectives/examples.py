@@ -1,7 +1,6 @@
 """Small instances to examine: every objective of a package, a backbone of its family, a batch it can read.
 
-Must not know any particular objective: each file offers `example()`. Shape suffixes: B rows, L tokens of a
-row, G segments of a row.
+Each file of an objective offers `example()`. Shape suffixes: B rows, L tokens of a row, G segments of a row.
 """
 
 import importlib
@@ -13,16 +12,19 @@ from types import ModuleType
 import numpy as np
 
 import objectives
-from model.config import TransformerConfig
+from model.config import TextConfig
 from model.encoder import EncoderConfig
 from model.gpt2 import Gpt2Config
 from model.t5 import T5V11Config
-from objectives.base import Objective, Row
+from objectives.base import Objective
+from objectives.rows import Row, RowShape
 
 VOCABULARY, LENGTH, SEGMENTS = 64, 24, 3
 """What an `example()` must be able to work with; ids below 7 are special (cls 2, sep 3, mask 4, eos 6)."""
 SENTINELS = 8
 """The last ids are in no document."""
+LONG = 44
+"""Length of rows that must hold sentinels or marks beside a text."""
 
 
 def example_of(module: ModuleType) -> Objective | None:
@@ -34,10 +36,13 @@ def example_of(module: ModuleType) -> Objective | None:
     classes = [
         c
         for _, c in inspect.getmembers(module, inspect.isclass)
-        if issubclass(c, Objective) and c is not Objective and c.__module__ == module.__name__
+        if issubclass(c, Objective)
+        and c is not Objective
+        and not inspect.isabstract(c)
+        and c.__module__ == module.__name__
     ]
     factory = getattr(module, "example", None)
-    objective = factory() if callable(factory) else None
+    objective = in_small_rows(factory()) if callable(factory) else None
     missing = [c.__name__ for c in classes if type(objective) is not c]
     if missing:
         raise ValueError(
@@ -55,7 +60,25 @@ def examples() -> Iterator[tuple[str, Objective]]:
             yield info.name, objective
 
 
-def small_config(objective: Objective) -> TransformerConfig:
+def in_small_rows(objective: Objective) -> Objective:
+    """The objective told of rows that are small enough to look at."""
+    maker = objective.row_maker()
+    rows = RowShape(
+        length=LONG if maker is not None and maker.own_ids() else LENGTH,
+        max_segments=2 * SEGMENTS if objective.claims().segments_per_unit() > 1 else SEGMENTS,
+        cls_id=2,
+        sep_id=3,
+        mask_id=4,
+        bos_id=5,
+        eos_id=6,
+        first_ordinary_id=7,
+        own_start=VOCABULARY - SENTINELS,
+        own_stop=VOCABULARY,
+    )
+    return objective.for_rows(rows)
+
+
+def small_config(objective: Objective) -> TextConfig:
     """A backbone of the objective's family, small enough to compile in a second."""
     if objective.family == "decoder":
         return Gpt2Config(
@@ -88,10 +111,11 @@ def small_config(objective: Objective) -> TransformerConfig:
 def small_batch(objective: Objective, seed: int = 0) -> dict[str, np.ndarray]:
     """Four rows: made by the objective if it makes rows, else packed, ragged, padded and labelled."""
     rng = np.random.default_rng(seed)
-    make = objective.make_example
-    rows = (
-        [make(Documents(seed), i, rng) for i in range(4)] if make else [_packed_row(n, rng) for n in _LAYOUTS]
-    )
+    maker = objective.row_maker()
+    if maker is None:
+        rows = [_packed_row(sizes, rng) for sizes in _LAYOUTS]
+    else:
+        rows = [maker.make_example(Documents(seed), i, rng) for i in range(4)]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     batch["word_starts"] = (batch["tokens"] % 3 != 0).astype(np.int32)
     # Neither sorted nor starting at 0: an objective that counts rows instead would be seen.

@@ -1,25 +1,215 @@
-"""Which tokens a masked language model scores: how many of a segment, and which ones. Knows no network and no loss.
+"""Which tokens a masked language model scores, and what it reads in their place.
 
 Shape suffixes: B rows, L tokens of a row, G packed segments of a row (index 0 is segment id 1), P scored positions of a
-row.
+row, V vocabulary.
 """
 
+import dataclasses
 import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from objectives.base import Batch, Corrupted
+from objectives.claims import DeviceCounts
+from objectives.randomness import share_of_bits, token_bits
+from objectives.rows import RowShape
 from objectives.segments import membership
+from objectives.whole_words import choose_spans, first_tokens, gather_scored, span_words
 
-LONGEST_SPAN = 10
-STOP = 0.2
-"""Span lengths in words are geometric with this chance to stop, cut at the longest and renormalised: 3.8 words on average
-(Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1)."""
+BERT_CAP = 20 / 128
+RATES = 32
+"""Steps of a schedule of the masking rate: each has exact counts of its own."""
 
 
-Spans = tuple[jax.Array, jax.Array, jax.Array]
-"""(bool [B, L] what is scored, int32 [B, L] the opener of its span, int32 [B, G] how many more tokens fit)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masking:
+    """How many tokens of a segment are scored, which ones, and what is read in their place."""
+
+    unit: Literal["token", "word", "span"] = "token"
+    """What is scored together: single tokens, whole words, or spans of whole words whose tokens share one fate."""
+    rate: float = 0.15
+    """Share of a segment's ordinary tokens that is scored."""
+    final_rate: float | None = None
+    """Rate after `rate_examples` examples; None keeps the rate. Held-out rows are numbered from 0 and have about `rate`."""
+    rate_examples: int = 0
+    """Training examples (steps x batch size) over which the rate goes to its final value."""
+    cap_rate: float | None = None
+    """At most ceil(cap_rate x length of the segment, specials included) are scored; None takes BERT's (20 of 128, 80 of
+    512), or the rate where that is larger."""
+    mask_share: float = 0.8
+    """Share of the scored tokens that is replaced by the mask."""
+    random_share: float = 0.1
+    """Share of the scored tokens that is replaced by a random ordinary token; the rest is kept."""
+    fixed_masks: int = 0
+    """0 masks anew in every step; n fixes n maskings of each example, of which every step takes one (BERT: 10)."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that cannot be."""
+        if not 0 < self.rate <= 1 or not 0 < self.cap <= 1:
+            raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
+        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(
+                f"mask_share {self.mask_share} and random_share {self.random_share} must not exceed 1 in sum"
+            )
+        if (self.final_rate is None) != (self.rate_examples == 0) or self.rate_examples < 0:
+            raise ValueError(
+                f"final_rate {self.final_rate} and rate_examples {self.rate_examples} are a schedule together or nothing"
+            )
+        if self.final_rate is not None and not 0 < self.final_rate <= 1:
+            raise ValueError(f"final_rate {self.final_rate} must lie in (0, 1]")
+        if self.fixed_masks < 0:
+            raise ValueError(f"fixed_masks {self.fixed_masks} is below 0")
+
+    @property
+    def cap(self) -> float:
+        """`cap_rate`, or what stands for None."""
+        return max(BERT_CAP, *self._rates()) if self.cap_rate is None else self.cap_rate
+
+    @property
+    def draws(self) -> int:
+        """How many of a token's random numbers it takes."""
+        return 4 if self.unit == "span" else 3
+
+    def reads(self) -> tuple[str, ...]:
+        """Whole words need to know where words start."""
+        return () if self.unit == "token" else ("word_starts",)
+
+    def check(self, rows: RowShape, config: Any, who: object) -> None:
+        """Raise ValueError unless the vocabulary holds the mask and something to predict."""
+        rows.require(who, "mask_id")
+        if not rows.mask_id < rows.first_ordinary_id < config.vocab_size:
+            raise ValueError(
+                f"mask_id {rows.mask_id} must be below first_ordinary_id {rows.first_ordinary_id}, and that in the "
+                f"vocabulary of {config.vocab_size}"
+            )
+
+    def mask(self, rows: RowShape, vocab_size: int, batch: Batch, rng: jax.Array) -> Corrupted:
+        """Choose and replace.
+
+        Returns:
+          The batch with other tokens, and the plan: positions int32, targets int32 and weights float32 of what is scored,
+          each [B, P], in P columns, the largest number that any packing of a row can need.
+        """
+        tokens_BL = batch["tokens"]
+        if self.fixed_masks:
+            chosen = jax.random.randint(rng, (), 0, self.fixed_masks)
+            rng = jax.random.fold_in(jax.random.key(0), chosen)
+        order_BL, action_BL, word_BL, *lengths = jnp.unstack(token_bits(rng, batch, self.draws), axis=-1)
+        positions_BP, weights_BP, owner_BL = self._choose_positions(rows, batch, order_BL, lengths)
+        if owner_BL is not None:
+            action_BL = jnp.take_along_axis(action_BL, owner_BL, axis=1)
+
+        targets_BP, action_BP, word_BP = (
+            jnp.take_along_axis(x_BL, positions_BP, axis=1) for x_BL in (tokens_BL, action_BL, word_BL)
+        )
+        ordinary = vocab_size - rows.first_ordinary_id
+        # The remainder favours small ids by less than V / 2^32.
+        random_BP = rows.first_ordinary_id + (word_BP % np.uint32(ordinary)).astype(tokens_BL.dtype)
+        new_BP = jnp.where(
+            action_BP < share_of_bits(self.mask_share),
+            rows.mask_id,
+            jnp.where(action_BP < share_of_bits(self.mask_share + self.random_share), random_BP, targets_BP),
+        )
+        read = {**batch, "tokens": written(tokens_BL, positions_BP, weights_BP > 0, new_BP)}
+        return Corrupted(read, {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP})
+
+    def scored_positions(self, length: int, max_segments: int) -> int:
+        """P: the most positions that a row of this length can score, whatever is packed in it."""
+        return most_scored(max(self._rates()), self.cap, length, max_segments)
+
+    def _rates(self) -> tuple[float, ...]:
+        """Every rate that an example can have, in the order of the examples."""
+        if self.final_rate is None:
+            return (self.rate,)
+        share_K = np.arange(RATES + 1) / RATES
+        return tuple(float(x) for x in self.rate + share_K * (self.final_rate - self.rate))
+
+    def _rate_of(self, example_ids_B: jax.Array) -> jax.Array:
+        """Which of the rates each row has, int32 [B]."""
+        if self.final_rate is None:
+            return jnp.zeros_like(example_ids_B)
+        # Thresholds, because a product with the example's number would exceed 32 bits.
+        starts_K = np.array([-(-self.rate_examples * k // RATES) for k in range(1, RATES + 1)], np.int32)
+        return jnp.sum(example_ids_B[:, None] >= jnp.asarray(starts_K)[None], axis=1, dtype=jnp.int32)
+
+    def _choose_positions(
+        self, rows: RowShape, batch: Batch, order_BL: jax.Array, lengths: list[jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Positions [B, P], weights [B, P] and, for spans, which token's fate each token shares [B, L]."""
+        segment_ids_BL, ordinary_BL = batch["segment_ids"], ordinary_tokens(rows, batch)
+        counts_BG = scored_counts(
+            segment_ids_BL,
+            ordinary_BL,
+            self._rate_of(batch["example_ids"]),
+            rates=np.array(self._rates()),
+            cap_rate=self.cap,
+            max_segments=rows.max_segments,
+        )
+        columns = self.scored_positions(segment_ids_BL.shape[1], rows.max_segments)
+        if self.unit == "token":
+            return *choose_tokens(segment_ids_BL, ordinary_BL, order_BL, counts_BG, columns), None
+        first_BL = first_tokens(batch["word_starts"], segment_ids_BL, ordinary_BL)
+        words_BL = span_words(lengths[0]) if lengths else jnp.ones_like(segment_ids_BL)
+        scored_BL, owner_BL = choose_spans(
+            segment_ids_BL, first_BL, ordinary_BL, order_BL, words_BL, counts_BG
+        )
+        return *gather_scored(scored_BL, columns), owner_BL if lengths else None
+
+    def claims(self, rows: RowShape, vocab_size: int, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
+        """What became of the scored tokens, and which random tokens were drawn: (observed, expected) counts."""
+        plan, before_BL, after_BL = corrupted.plan, batch["tokens"], corrupted.batch["tokens"]
+        new_BP = jnp.take_along_axis(after_BL, plan["positions"], axis=1)
+        ordinary = vocab_size - rows.first_ordinary_id
+        masked_BP, kept_BP = new_BP == rows.mask_id, new_BP == plan["targets"]
+        outcome_3BP = jnp.stack([masked_BP, ~masked_BP & ~kept_BP, kept_BP])
+        observed_3 = jnp.sum(outcome_3BP * plan["weights"][None], axis=(1, 2))
+        changed = self.random_share * (1 - 1 / ordinary)
+        shares_3 = jnp.array([self.mask_share, changed, 1 - self.mask_share - changed])
+
+        def histogram(x: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.zeros(vocab_size).at[x.reshape(-1)].add(weights.reshape(-1))
+
+        # A random token that equals the original looks kept, so each original is missing from its own draws.
+        replaced_BP = outcome_3BP[1] * plan["weights"]
+        drawn_V = histogram(new_BP, replaced_BP)
+        own_V = histogram(plan["targets"], replaced_BP)
+        candidates_V = jnp.arange(vocab_size) >= rows.first_ordinary_id
+        expected_V = candidates_V * (jnp.sum(own_V) - own_V) / (ordinary - 1)
+        touched_BL = (after_BL != before_BL) & (before_BL < rows.first_ordinary_id)
+        special_2 = jnp.array([jnp.sum(touched_BL), jnp.sum(~touched_BL)], jnp.float32)
+        claims = {
+            "random tokens": (drawn_V, expected_V),
+            "special tokens touched": (special_2, jnp.array([0.0, before_BL.size])),
+        }
+        if self.unit != "span":
+            # The tokens of a span share one fate, so their counts scatter more widely than chi-square knows.
+            claims["mask, random, keep"] = (observed_3, shares_3 * jnp.sum(observed_3))
+        if self.unit != "token":
+            claims["words scored in part"] = _broken_words(rows, batch, plan)
+        return claims
+
+
+def ordinary_tokens(rows: RowShape, batch: Batch) -> jax.Array:
+    """Bool [B, L]: what may be scored."""
+    return (batch["tokens"] >= rows.first_ordinary_id) & (batch["segment_ids"] > 0)
+
+
+def _broken_words(rows: RowShape, batch: Batch, plan: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """(words of which some tokens are scored and some are not, other words), and what is expected."""
+    B, L = batch["tokens"].shape
+    ordinary_BL = ordinary_tokens(rows, batch)
+    first_BL = first_tokens(batch["word_starts"], batch["segment_ids"], ordinary_BL)
+    word_BL = jnp.cumsum(first_BL, axis=1)
+    rows_B1 = jnp.arange(B)[:, None]
+    scored_BL = jnp.zeros((B, L)).at[rows_B1, plan["positions"]].add(plan["weights"])
+    empty_BW = jnp.zeros((B, L + 1))
+    tokens_BW = empty_BW.at[rows_B1, word_BL].add(ordinary_BL)
+    scored_BW = empty_BW.at[rows_B1, word_BL].add(scored_BL)
+    words, broken = jnp.sum(tokens_BW > 0), jnp.sum((scored_BW > 0) & (scored_BW != tokens_BW))
+    return jnp.stack([broken, words - broken]).astype(jnp.float32), jnp.stack([0.0 * words, 1.0 * words])
 
 
 def scored_counts(
@@ -70,77 +260,6 @@ def choose_tokens(
     return positions_BP, used_BP.astype(jnp.float32)
 
 
-def first_tokens(word_starts_BL: jax.Array, segment_ids_BL: jax.Array, ordinary_BL: jax.Array) -> jax.Array:
-    """Whether an ordinary token opens a word, bool [B, L]: also what a segment or a special token cuts off does."""
-    goes_on_BL = (segment_ids_BL[:, 1:] == segment_ids_BL[:, :-1]) & ordinary_BL[:, :-1]
-    cut_off_BL = jnp.pad(~goes_on_BL, ((0, 0), (1, 0)), constant_values=True)
-    return ordinary_BL & ((word_starts_BL > 0) | cut_off_BL)
-
-
-def span_words(bits_BL: jax.Array) -> jax.Array:
-    """Length in words of the span that starts at each token, int32 [B, L]."""
-    chances = (1 - STOP) ** np.arange(LONGEST_SPAN)
-    thresholds = [share_of_bits(share) for share in np.cumsum(chances / chances.sum())[:-1]]
-    return 1 + jnp.sum(bits_BL[..., None] >= jnp.asarray(thresholds)[None, None], axis=-1, dtype=jnp.int32)
-
-
-def choose_spans(
-    segment_ids_BL: jax.Array,
-    first_BL: jax.Array,
-    ordinary_BL: jax.Array,
-    order_BL: jax.Array,
-    words_BL: jax.Array,
-    counts_BG: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Whole words, span after span in the order of their bits, until no more fit into the count of their segment.
-
-    A span is the run of `words_BL` words from the token that opens it. It ends with its segment; words that are scored
-    already, and those that would exceed the count, are left out. So a segment whose words are all longer than its count has
-    none.
-
-    Returns:
-      bool [B, L] whether a token is scored, and int32 [B, L] the position that opens its span.
-    """
-    B, L = segment_ids_BL.shape
-    G = counts_BG.shape[1]
-    index_BL = jnp.broadcast_to(jnp.arange(L, dtype=jnp.int32)[None], (B, L))
-    word_BL = jnp.cumsum(first_BL, axis=1)
-    # Last token of each word: where the next position belongs to another word or is no ordinary token.
-    last_BL = jnp.pad(first_BL[:, 1:] | ~ordinary_BL[:, 1:], ((0, 0), (0, 1)), constant_values=True)
-    reach_BL = jnp.where(last_BL, index_BL, L)
-    end_BL = jnp.flip(jax.lax.cummin(jnp.flip(reach_BL, 1), axis=1), 1)
-    _, _, openers_BL = jax.lax.sort((~first_BL, order_BL, index_BL), num_keys=2)
-    one_BG = jnp.arange(1, G + 1)[None]
-
-    def add(carry: Spans, opener_B: jax.Array) -> tuple[Spans, None]:
-        scored_BL, owner_BL, room_BG = carry
-        at_B1 = opener_B[:, None]
-        segment_B1, word_B1, words_B1, opens_B1 = (
-            jnp.take_along_axis(x, at_B1, axis=1) for x in (segment_ids_BL, word_BL, words_BL, first_BL)
-        )
-        here_BG = (one_BG == segment_B1) & opens_B1
-        room_B1 = jnp.sum(here_BG * room_BG, axis=1, keepdims=True)
-        inside_BL = (word_BL >= word_B1) & (word_BL < word_B1 + words_B1) & (segment_ids_BL == segment_B1)
-        new_BL = inside_BL & ordinary_BL & ~scored_BL & opens_B1
-        # A word fits if the count is not exceeded at its end.
-        fits_BL = jnp.take_along_axis(jnp.cumsum(new_BL, axis=1), end_BL, axis=1) <= room_B1
-        new_BL &= fits_BL
-        taken_B1 = jnp.sum(new_BL, axis=1, keepdims=True)
-        return (scored_BL | new_BL, jnp.where(new_BL, at_B1, owner_BL), room_BG - here_BG * taken_B1), None
-
-    start = (jnp.zeros((B, L), bool), index_BL, counts_BG)
-    (scored_BL, owner_BL, _), _ = jax.lax.scan(add, start, openers_BL.T)
-    return scored_BL, owner_BL
-
-
-def gather_scored(scored_BL: jax.Array, columns: int) -> tuple[jax.Array, jax.Array]:
-    """Positions int32 [B, P] and weights float32 [B, P] of scored tokens, in the order of the row."""
-    L = scored_BL.shape[1]
-    index_BL = jnp.where(scored_BL, 0, L) + jnp.arange(L, dtype=jnp.int32)[None]
-    positions_BP = jnp.sort(index_BL, axis=1)[:, :columns]
-    return positions_BP % L, (positions_BP < L).astype(jnp.float32)
-
-
 def written(x_BL: jax.Array, positions_BP: jax.Array, used_BP: jax.Array, values_BP: jax.Array) -> jax.Array:
     """These values put at these positions of x; a column that is not used points at some token, which stays as it is.
 
@@ -152,11 +271,6 @@ def written(x_BL: jax.Array, positions_BP: jax.Array, used_BP: jax.Array, values
     B, L = x_BL.shape
     where_BP = jnp.where(used_BP, positions_BP, L)
     return x_BL.at[jnp.arange(B)[:, None], where_BP].set(values_BP, mode="drop")
-
-
-def share_of_bits(share: float) -> np.uint32:
-    """Uniform 32-bit numbers below this are a share of them."""
-    return np.uint32(min(round(share * 2**32), 2**32 - 1))
 
 
 def count_tables(rate: float, cap_rate: float, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How properties of an objective are measured: evaluate, compare, isolate one token. Knows no verdict.
+"""How properties of an objective are measured: evaluate, compare, isolate one token.
 
 Shape suffixes: B rows, L tokens of a row, D model width.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.config import TransformerConfig
+from model.config import TextConfig
 from model.network import BoundNetwork, Network, Params
 from objectives.base import Batch, LossOut, Objective
 
@@ -24,7 +24,7 @@ COMPANION_SCALE = 4.0
 """Of a companion's fresh parameters. Nearly equal logits would differ by little more than rounding does."""
 
 
-def network_of(objective: Objective, config: TransformerConfig) -> Network:
+def network_of(objective: Objective, config: TextConfig) -> Network:
     """The backbone of this config with the objective's heads; its companions have such a backbone, too."""
     backbone = config.build()
     companions = tuple(
@@ -88,9 +88,7 @@ def companions_of(network: Network) -> dict[str, Params]:
     }
 
 
-def at_start(
-    objective: Objective, config: TransformerConfig, *batches: HostBatch
-) -> list[tuple[LossOut, Params]]:
+def at_start(objective: Objective, config: TextConfig, *batches: HostBatch) -> list[tuple[LossOut, Params]]:
     """Sums and gradients of each batch at the same fresh parameters, on the host."""
     network = network_of(objective, config)
     params = fresh(network)
@@ -99,17 +97,22 @@ def at_start(
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def corruption(
-    objective: Objective, config: TransformerConfig, batch: Batch, rng: jax.Array
-) -> tuple[jax.Array, dict[str, tuple[jax.Array, jax.Array]]]:
-    """The tokens that the backbone reads, and the claims about them."""
+    objective: Objective, config: TextConfig, batch: Batch, rng: jax.Array
+) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
+    """The batch that the backbone reads, and the claims about it."""
     corrupted = objective.corrupt(config, batch, rng)
-    return corrupted.tokens_BL, objective.corruption_claims(config, batch, corrupted)
+    return dict(corrupted.batch), objective.claims().corruption_claims(config, batch, corrupted)
+
+
+def differs_from(batch: HostBatch, read: Mapping[str, jax.Array]) -> bool:
+    """Whether something else is read than this batch."""
+    return any(k not in batch or np.any(np.asarray(x) != batch[k]) for k, x in read.items())
 
 
 def add(*results: tuple[LossOut, Params]) -> tuple[LossOut, Params]:
-    """The sum of several results."""
-    total: tuple[LossOut, Params] = jax.tree.map(lambda *xs: sum(xs), *results)
-    return total
+    """The sum of several results; penalties count once, whatever the split."""
+    out, grads = jax.tree.map(lambda *xs: sum(xs), *results)
+    return out._replace(penalties=results[0][0].penalties), grads
 
 
 def difference(one: tuple[LossOut, Params], other: tuple[LossOut, Params]) -> float:
@@ -124,6 +127,11 @@ def difference(one: tuple[LossOut, Params], other: tuple[LossOut, Params]) -> fl
 def gradient_norm(grads: Params) -> float:
     """Euclidean norm over all leaves, on the host."""
     return float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads))))
+
+
+def is_layout(name: str) -> bool:
+    """Whether an array says where texts lie: 0 there is padding, whatever stands in the other arrays."""
+    return name == "segment_ids" or name.endswith("_segment_ids")
 
 
 def keep_segments(batch: HostBatch, keep_BL: np.ndarray) -> HostBatch:
@@ -156,9 +164,9 @@ class Recorder(BoundNetwork):
         super().__init__(bound.network, bound.params, None, bound.companion)
         self.states_BLD: list[jax.Array] = []
 
-    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+    def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D], kept."""
-        self.states_BLD.append(super().encode(tokens_BL, batch))
+        self.states_BLD.append(super().encode(batch))
         return self.states_BLD[-1]
 
 
@@ -190,9 +198,9 @@ class Watched(BoundNetwork):
         super().__init__(bound.network, bound.params, None, companion)
         self._tokens_BL, self._nudge_BLD = tokens_BL, nudge_BLD
 
-    def encode(self, tokens_BL: jax.Array, batch: Batch) -> jax.Array:
+    def encode(self, batch: Batch) -> jax.Array:
         """Hidden states [B, L, D] of its own tokens, nudged."""
-        return super().encode(self._tokens_BL, batch) + self._nudge_BLD
+        return super().encode({**batch, "tokens": self._tokens_BL}) + self._nudge_BLD
 
 
 def hidden_gradient(
@@ -217,11 +225,6 @@ def _hidden_gradient(
         return jnp.sum(jnp.stack([loss for loss, _ in out.terms.values()]))
 
     return jax.grad(loss)(jnp.zeros((*read["tokens"].shape, network.backbone.config.width)))
-
-
-def corrupts(objective: Objective) -> bool:
-    """Whether it may let the backbone read other tokens than the batch's."""
-    return type(objective).corrupt is not Objective.corrupt
 
 
 def brief(counts: Any) -> str:

@@ -1,26 +1,25 @@
-"""Multi-token prediction: each position predicts several of the tokens that follow it. Knows no data source, loop or mesh.
+"""Multi-token prediction: each position predicts several of the tokens that follow it.
 
 Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.network import BoundNetwork
 from model.tower import Tower
-from objectives.base import Batch, Corrupted, Family, LossOut, Objective
+from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Objective, refuse_bidirectional
 from objectives.causal_lm import successors
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiToken(Objective):
+class MultiToken(Objective, Claims):
     r"""Predict the next token, and with one more block each the tokens after it.
 
     .. math:: \sum_{k=1}^{n} c_k \sum_i -\log \mathrm{softmax}(E\, f_k(h)_i)_{x_{i+k}}, \qquad f_1 = \mathrm{id}
@@ -41,7 +40,7 @@ class MultiToken(Objective):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)), head=lambda name, x, *_: x,
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 6, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 6, 2)))
       >>> batch = {"tokens": jnp.full((1, 6), 7), "segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]]),
       ...          "positions": jnp.array([[0, 1, 2, 0, 1, 0]])}
       >>> terms = MultiToken(ahead=2)(uniform, batch, jax.random.key(0)).terms
@@ -69,7 +68,7 @@ class MultiToken(Objective):
     def _names(self) -> list[str]:
         return [f"ahead_{k}" for k in range(2, self.ahead + 1)]
 
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """One block for each further successor."""
         one_layer = dataclasses.replace(config, layers=1, unroll=1)
         return tuple((name, Tower(one_layer)) for name in self._names())
@@ -78,15 +77,15 @@ class MultiToken(Objective):
         """The next token, and those after it."""
         return {"nll": 1.0, **{name: self.ahead_weight for name in self._names()}}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the vocabulary, at every distance."""
         return {name: math.log(config.vocab_size) for name in self.coefficients()}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
+    def check(self, config: Any) -> None:
         """A bidirectional backbone would see the answers; a short row has none."""
-        self.refuse_bidirectional(config)
-        if length <= self.ahead:
-            raise ValueError(f"rows of {length} tokens have no token {self.ahead} ahead")
+        refuse_bidirectional(self, config)
+        if self.rows.length <= self.ahead:
+            raise ValueError(f"rows of {self.rows.length} tokens have no token {self.ahead} ahead")
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted

@@ -1,4 +1,4 @@
-"""A segment predicts the words of the rest of its document. Knows no tokenizer, loop or mesh.
+"""A segment predicts the words of the rest of its document.
 
 Shape suffixes: B rows, L tokens of a row, G segments of a row (index 0 is segment id 1), D model width, V
 vocabulary.
@@ -6,24 +6,25 @@ vocabulary.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import MaskedLMHead
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, Heads, LossOut, Objective
+from objectives.claims import Claims
 from objectives.pairs import PairLengths, RowBuilder, draw_document
+from objectives.rows import Documents, Row, RowMaker
 from objectives.segments import Pooling, membership, nan_if_crowded, pool
 
 SPECIALS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NeighbourWords(Objective):
+class NeighbourWords(Objective, RowMaker, Claims):
     r"""The pooled vector of a segment predicts, as a bag, the words of the other segments of its document.
 
     .. math:: \sum_s \sum_{j \in N(s)} -w_{x_j} \log \mathrm{softmax}(E\, u_s + c)_{x_j}, \qquad
@@ -54,11 +55,12 @@ class NeighbourWords(Objective):
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(
       ...     config=SimpleNamespace(vocab_size=10), embedding_VD=jnp.ones((10, 2)),
-      ...     encode=lambda tokens, batch: jnp.zeros((1, 3, 2)), head=lambda name, x: (x, jnp.zeros(10)),
+      ...     encode=lambda batch: jnp.zeros((1, 3, 2)), head=lambda name, x: (x, jnp.zeros(10)),
       ...     unembed=lambda x, bias: jnp.zeros((1, 2, 10)))
       >>> batch = {"tokens": jnp.array([[7, 8, 9]]), "segment_ids": jnp.array([[1, 1, 2]])}
-      >>> objective = NeighbourWords(cls_id=2, sep_id=3, length=8, max_segments=2, shortest_document=8,
-      ...                            longest_document=8, subsample=1.0)
+      >>> from objectives.rows import RowShape
+      >>> objective = NeighbourWords(shortest_document=8, longest_document=8, subsample=1.0)
+      >>> objective = objective.for_rows(RowShape(length=8, max_segments=2, first_ordinary_id=7))
       >>> [round(float(x), 4) for x in objective(uniform, batch, jax.random.key(0)).terms["nll"]]
       [6.9078, 3.0]
 
@@ -67,14 +69,6 @@ class NeighbourWords(Objective):
       2.3; down-weighting: Mikolov et al., arXiv 1310.4546, equation 5.
     """
 
-    cls_id: int
-    """Id of the token that opens a segment."""
-    sep_id: int
-    """Id of the token that closes a segment."""
-    length: int
-    """Tokens of a row (L)."""
-    max_segments: int
-    """Most segments in a row (G)."""
     segments_per_document: int = 2
     """Segments cut from one document for one row; each predicts the words of all others."""
     shortest_document: int = 64
@@ -85,19 +79,12 @@ class NeighbourWords(Objective):
     """What stands for a segment: the mean of its tokens or its first token."""
     subsample: float = 1e-4
     """t above: words more frequent than this weigh less (1e-4 and 1e-5 were equal within noise)."""
-    first_ordinary_id: int = 7
-    """Ids below are special and never predicted."""
 
     def __post_init__(self) -> None:
         """Refuse lengths that cannot fill a row."""
         if self.segments_per_document < 2:
             raise ValueError(
                 f"segments_per_document {self.segments_per_document} is below 2: nothing to predict"
-            )
-        if self.max_segments % self.segments_per_document:
-            raise ValueError(
-                f"max_segments {self.max_segments} is not divisible by segments_per_document "
-                f"{self.segments_per_document}"
             )
         least = (SPECIALS + 1) * self.segments_per_document
         if self.shortest_document < least:
@@ -106,45 +93,39 @@ class NeighbourWords(Objective):
             )
         if self.subsample <= 0:
             raise ValueError(f"subsample {self.subsample} is not positive")
-        self._lengths()
 
     def _lengths(self) -> PairLengths:
         return PairLengths(
-            length=self.length,
+            length=self.rows.length,
             shortest=self.shortest_document,
             longest=self.longest_document,
-            most=self.max_segments // self.segments_per_document,
+            most=self.rows.max_segments // self.segments_per_document,
         )
 
     def segments_per_unit(self) -> int:
         """The segments of one document."""
         return self.segments_per_document
 
-    def segment_limit(self) -> int | None:
-        """As many as it was made for."""
-        return self.max_segments
-
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """A transform and a bias of its own, on the tied table."""
         return (("neighbour_words", MaskedLMHead(config)),)
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
-        """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
-        self.refuse_other_length(length, self.length)
-        if max(self.cls_id, self.sep_id, self.first_ordinary_id) >= config.vocab_size:
+    def check(self, config: Any) -> None:
+        """Documents must fill the rows; what stands around their parts must be there."""
+        self.rows.require(self, "cls_id", "sep_id")
+        if self.rows.max_segments % self.segments_per_document:
             raise ValueError(
-                f"cls_id {self.cls_id}, sep_id {self.sep_id} or first_ordinary_id "
-                f"{self.first_ordinary_id} is outside "
-                f"the vocabulary of {config.vocab_size}"
+                f"data.max_segments {self.rows.max_segments} is not divisible by segments_per_document "
+                f"{self.segments_per_document}"
             )
+        self._lengths()
 
     def check_documents(self, docs: Documents) -> None:
         """Some document must have a token for each segment."""
@@ -155,10 +136,10 @@ class NeighbourWords(Objective):
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of documents cut into segments; index % len(docs) opens it unless it is below shortest_document."""
-        lengths, builder = self._lengths(), RowBuilder(self.length)
+        lengths, builder = self._lengths(), RowBuilder(self.rows.length)
         pieces = self.segments_per_document
         first = index % len(docs)
-        while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
+        while builder.segments < self.rows.max_segments and (size := lengths.draw(builder.remaining, rng)):
             wanted = size - SPECIALS * pieces
             document = draw_document(docs, first, self.shortest_document - SPECIALS * pieces, rng)
             first = int(rng.integers(len(docs)))
@@ -167,7 +148,7 @@ class NeighbourWords(Objective):
                 continue
             start = int(rng.integers(0, len(document) - wanted + 1))
             for piece in _cut(document[start : start + wanted], pieces, rng):
-                tokens = np.concatenate([[self.cls_id], piece, [self.sep_id]])
+                tokens = np.concatenate([[self.rows.cls_id], piece, [self.rows.sep_id]])
                 builder.add(tokens)
         return builder.row
 
@@ -180,7 +161,7 @@ class NeighbourWords(Objective):
         to_neighbours_BGL = self._neighbours(segment_ids_BL) * weights_BL[:, None, :]
         weights_BG = jnp.sum(to_neighbours_BGL, axis=-1)
 
-        pooled_BGD = pool(hidden_BLD, segment_ids_BL, self.max_segments, self.pooling)
+        pooled_BGD = pool(hidden_BLD, segment_ids_BL, self.rows.max_segments, self.pooling)
         transformed_BGD, bias_V = network.head("neighbour_words", pooled_BGD)
         log_z_BG = jax.nn.logsumexp(network.unembed(transformed_BGD, bias_V), axis=-1)
         words_BLD = jnp.take(network.embedding_VD, tokens_BL, axis=0)
@@ -190,20 +171,20 @@ class NeighbourWords(Objective):
         logits_BG = jnp.einsum("BGD,BGD->BG", transformed_BGD, bags_BGD, preferred_element_type=jnp.float32)
         logits_BG += jnp.einsum("BGL,BL->BG", to_neighbours_BGL, jnp.take(bias_V, tokens_BL, axis=0))
         loss_sum = jnp.sum(weights_BG * log_z_BG - logits_BG)
-        loss_sum = nan_if_crowded(loss_sum, segment_ids_BL, self.max_segments)
+        loss_sum = nan_if_crowded(loss_sum, segment_ids_BL, self.rows.max_segments)
         return LossOut({"nll": (loss_sum, jnp.sum(weights_BG))}, {})
 
     def _word_weights(self, tokens_BL: jax.Array, segment_ids_BL: jax.Array, vocab_size: int) -> jax.Array:
         """Weight of each token as a target; 0 for special tokens and padding."""
-        rank_BL = jnp.maximum(tokens_BL - self.first_ordinary_id + 1, 1).astype(jnp.float32)
+        rank_BL = jnp.maximum(tokens_BL - self.rows.first_ordinary_id + 1, 1).astype(jnp.float32)
         zipf = self.subsample * (math.log(vocab_size) + float(np.euler_gamma))
-        ordinary_BL = (tokens_BL >= self.first_ordinary_id) & (segment_ids_BL > 0)
+        ordinary_BL = (tokens_BL >= self.rows.first_ordinary_id) & (segment_ids_BL > 0)
         return jnp.where(ordinary_BL, jnp.minimum(1.0, jnp.sqrt(zipf * rank_BL)), 0.0)
 
     def _neighbours(self, segment_ids_BL: jax.Array) -> jax.Array:
         """float32[B, G, L]: 1 where a token lies in another segment of the same document."""
-        own_BGL = membership(segment_ids_BL, self.max_segments).swapaxes(1, 2)
-        document_G = jnp.arange(self.max_segments) // self.segments_per_document
+        own_BGL = membership(segment_ids_BL, self.rows.max_segments).swapaxes(1, 2)
+        document_G = jnp.arange(self.rows.max_segments) // self.segments_per_document
         document_BL = (segment_ids_BL - 1) // self.segments_per_document
         same_BGL = document_BL[:, None, :] == document_G[None, :, None]
         present_BG = jnp.any(own_BGL, axis=-1)
@@ -224,12 +205,4 @@ def _cut(tokens: np.ndarray, pieces: int, rng: np.random.Generator) -> list[np.n
 
 def example() -> NeighbourWords:
     """For the property suite: up to three documents of two segments each in a row of 24."""
-    return NeighbourWords(
-        cls_id=2,
-        sep_id=3,
-        length=24,
-        max_segments=6,
-        shortest_document=8,
-        longest_document=16,
-        subsample=0.05,
-    )
+    return NeighbourWords(shortest_document=8, longest_document=16, subsample=0.05)

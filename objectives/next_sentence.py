@@ -1,4 +1,4 @@
-"""Next-sentence prediction (BERT), with rows of pairs built from documents. Knows no tokenizer, loop or mesh.
+"""Next-sentence prediction (BERT), with rows of pairs built from documents.
 
 Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment id 1), D model width.
 """
@@ -6,17 +6,16 @@ Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Documents, LossOut, Objective, Row
+from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
+from objectives.claims import Claims, HostCounts
 from objectives.cross_entropy import cross_entropy_of_logits
 from objectives.pairs import (
     PairLengths,
@@ -28,13 +27,14 @@ from objectives.pairs import (
     never,
     pairs_of,
 )
+from objectives.rows import Documents, Row, RowMaker
 from objectives.segments import label_weights, pool
 
 SPECIALS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NextSentence(Objective):
+class NextSentence(Objective, RowMaker, Claims):
     r"""Say whether text B follows text A in its document.
 
     .. math:: \sum_{s} -\log \mathrm{softmax}(W\, \mathrm{pooler}(h_{s,0}) + c)_{y_s}
@@ -59,12 +59,11 @@ class NextSentence(Objective):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 5, 2)),
+      >>> network = SimpleNamespace(config=None, encode=lambda batch: jnp.zeros((1, 5, 2)),
       ...                           head=lambda name, x: jnp.zeros((1, 1, 2)))
       >>> batch = {"tokens": jnp.array([[2, 7, 3, 8, 3]]), "segment_ids": jnp.ones((1, 5), jnp.int32),
       ...          "labels": jnp.array([[1]])}
-      >>> objective = NextSentence(cls_id=2, sep_id=3, length=5, max_segments=1,
-      ...                          shortest_pair=5, longest_pair=5)
+      >>> objective = NextSentence(shortest_pair=5, longest_pair=5)
       >>> [round(float(x), 4) for x in objective(network, batch, jax.random.key(0)).terms["nll"]]
       [0.6931, 1.0]
 
@@ -75,57 +74,40 @@ class NextSentence(Objective):
     head: ClassVar[str] = "next_sentence"
     """Name of the two-class head."""
 
-    cls_id: int
-    """Id of the token that opens a pair and is pooled."""
-    sep_id: int
-    """Id of the token that closes A and B."""
-    length: int
-    """Tokens of a row (L)."""
-    max_segments: int
-    """Most pairs in a row (G); max_segments x shortest_pair must reach length."""
     shortest_pair: int = 32
-    """Least length of a pair, its three special tokens included."""
+    """Least length of a pair, its three special tokens included; times data.max_segments it must reach data.length."""
     longest_pair: int = 128
     """Greatest length of a pair; pairs are shorter where documents are."""
 
     def __post_init__(self) -> None:
-        """Refuse lengths that cannot fill a row."""
+        """Refuse pairs that hold nothing."""
         if self.shortest_pair < SPECIALS + 2:
             raise ValueError(
                 f"shortest_pair {self.shortest_pair} leaves no room beside {SPECIALS} special tokens"
             )
-        self._lengths()
 
     def _lengths(self) -> PairLengths:
+        rows = self.rows
         return PairLengths(
-            length=self.length, shortest=self.shortest_pair, longest=self.longest_pair, most=self.max_segments
+            length=rows.length, shortest=self.shortest_pair, longest=self.longest_pair, most=rows.max_segments
         )
 
-    def segment_limit(self) -> int | None:
-        """As many as it was made for."""
-        return self.max_segments
-
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """BERT's pooler and a linear map to two classes."""
         return (("pooler", Pooler(config)), (self.head, Classifier(config, 2)))
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """A fair coin."""
         return {"nll": math.log(2)}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
-        """Rows are made here, so the lengths must agree; ids must be in the vocabulary."""
-        self.refuse_causal(config, "reads a pair off its first token")
-        self.refuse_other_length(length, self.length)
-        if max(self.cls_id, self.sep_id) >= config.vocab_size:
-            raise ValueError(
-                f"cls_id {self.cls_id} or sep_id {self.sep_id} is outside the vocabulary of "
-                f"{config.vocab_size}"
-            )
+    def check(self, config: Any) -> None:
+        """Pairs must fill the rows; what stands around them must be there."""
+        refuse_causal(self, config, "reads a pair off its first token")
+        self.rows.require(self, "cls_id", "sep_id")
+        self._lengths()
         if config.types == 1:
             raise ValueError(
                 f"pairs have types 0 and 1, but {type(config).__name__} has types {config.types}"
@@ -137,13 +119,13 @@ class NextSentence(Objective):
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of pairs; document index % len(docs) opens it, so that each is visited once per epoch."""
-        lengths, builder = self._lengths(), RowBuilder(self.length)
-        labels, type_ids = np.full(self.max_segments, -1, np.int32), np.zeros(self.length, np.int32)
+        rows, lengths, builder = self.rows, self._lengths(), RowBuilder(self.rows.length)
+        labels, type_ids = np.full(rows.max_segments, -1, np.int32), np.zeros(rows.length, np.int32)
         first = index % len(docs)
-        while builder.segments < self.max_segments and (size := lengths.draw(builder.remaining, rng)):
+        while builder.segments < rows.max_segments and (size := lengths.draw(builder.remaining, rng)):
             a, b, label = self.draw_pair(docs, first, size - SPECIALS, rng)
             labels[builder.segments] = label
-            tokens = np.concatenate([[self.cls_id], a, [self.sep_id], b, [self.sep_id]])
+            tokens = np.concatenate([[rows.cls_id], a, [rows.sep_id], b, [rows.sep_id]])
             type_ids[builder.add(tokens)] = np.arange(len(tokens)) >= len(a) + 2
             first = int(rng.integers(len(docs)))
         return {**builder.row, "type_ids": type_ids, "labels": labels}
@@ -161,9 +143,7 @@ class NextSentence(Objective):
         source, start = ((one, start_one), (other, start_other))[label]
         return one[start_one : start_one + cut], source[start + cut : start + tokens], label
 
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """A fair coin; B follows A on one side of it, and comes from no document of A's on the other."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         labels = np.array([label for _, _, label in pairs])
@@ -191,4 +171,4 @@ class NextSentence(Objective):
 
 def example() -> NextSentence:
     """For the property suite: up to three pairs in a row of 24."""
-    return NextSentence(cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16)
+    return NextSentence(shortest_pair=8, longest_pair=16)

@@ -1,4 +1,4 @@
-"""Rows made from random-access documents: lengths, draws, layout, and what was drawn. Host side, numpy; knows no loss.
+"""Rows made from random-access documents: lengths, draws, layout, and what was drawn. Host side, numpy.
 
 A row is filled with pairs or stretches until it is full; what they are made of and mean is the objective's affair.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from objectives.base import Documents, Row
+from objectives.rows import Documents, Row
 
 TRIES = 32
 """Random documents looked at before the search gives up being random (guess: misses are then below 1 in 10^6

@@ -1,18 +1,18 @@
-"""Prefix language modelling (T5): read the first part of a text in both directions, write the rest. Knows no data or loop.
+"""Prefix language modelling (T5): read the first part of a text in both directions, write the rest.
 
 Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.config import TransformerConfig
-from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted
 from objectives.causal_lm import CausalLM, successors
+from objectives.claims import DeviceCounts
 from objectives.randomness import token_bits
 from objectives.segments import over_segments
 
@@ -36,7 +36,7 @@ class PrefixLM(CausalLM):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 2, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 2, 2)))
       >>> batch = {"tokens": jnp.array([[7, 5]]), "segment_ids": jnp.ones((1, 2), jnp.int32),
       ...          "positions": jnp.arange(2)[None], "example_ids": jnp.array([0])}
       >>> [round(float(x), 4) for x in PrefixLM()(uniform, batch, jax.random.key(0)).terms["nll"]]
@@ -46,28 +46,22 @@ class PrefixLM(CausalLM):
       Raffel et al., T5, arXiv 1910.10683, section 3.2.1 (figure 4, right); Liu et al., arXiv 1801.10198.
     """
 
-    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """The tokens as they are; the plan has the split of each token's segment [B, L] and its prefix, bool [B, L]."""
+    def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
+        """The batch with its prefix, bool [B, L]; the plan has the split of each token's segment, int32 [B, L]."""
         segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
         bits_BL = token_bits(rng, batch, 1)[..., 0]
         bits_BL = jnp.where(positions_BL == 0, np.uint32(2**32 - 1), bits_BL)
         smallest_BL = bits_BL == over_segments(jax.ops.segment_min, bits_BL, segment_ids_BL)
         split_BL = over_segments(jax.ops.segment_max, smallest_BL * positions_BL, segment_ids_BL)
         prefix_BL = (positions_BL < split_BL) & (segment_ids_BL > 0)
-        return Corrupted(batch["tokens"], {"split": split_BL, "prefix": prefix_BL})
-
-    def hidden_states(self, network: BoundNetwork, batch: Batch, corrupted: Corrupted) -> jax.Array:
-        """Hidden states with the prefix in sight of all."""
-        return network.encode(corrupted.tokens_BL, {**batch, "prefix": corrupted.plan["prefix"]})
+        return Corrupted({**batch, "prefix": prefix_BL}, {"split": split_BL})
 
     def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
         """Of the successors those are scored that are not of the prefix."""
         targets_BL, weights_BL = successors(batch)
         return targets_BL, weights_BL * (batch["positions"] + 1 >= corrupted.plan["split"])
 
-    def corruption_claims(
-        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         """Splits are uniform: as many in each quarter of their segment as there are places for them."""
         segment_ids_BL, positions_BL = batch["segment_ids"], batch["positions"]
         places_BL = over_segments(jax.ops.segment_max, positions_BL, segment_ids_BL)

@@ -1,18 +1,16 @@
 """What every objective must satisfy: pure functions of (objective, config, batch) that return a verdict.
 
 The tests call them on every objective of this package, `python -m objectives.check` on a researcher's own
-file. They must not know any particular objective. Shape suffixes: B rows, L tokens of a row.
+file. Shape suffixes: B rows, L tokens of a row.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
 
 import jax
 import numpy as np
 from jax.interpreters import partial_eval
 
-from model.config import TransformerConfig
+from model.config import TextConfig
 from model.network import Params
 from objectives.base import Batch, Objective
 from objectives.examples import Documents
@@ -23,13 +21,14 @@ from objectives.measuring import (
     at_start,
     companions_of,
     corruption,
-    corrupts,
     difference,
+    differs_from,
     evaluate,
     fresh,
     gradient_norm,
     hidden_gradient,
     inner_tokens,
+    is_layout,
     keep_segments,
     least_likely,
     network_of,
@@ -37,41 +36,15 @@ from objectives.measuring import (
     read_states,
     step_key,
 )
+from objectives.mixture import corrupts
+from objectives.verdict import Property, Verdict, verdict
 
 SAME = 2e-5
 """Relative difference of float32 sums (and of whole gradients, by norm) that only differ in order; measured:
 1e-6."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What one property found."""
-
-    name: str
-    verdict: Literal["holds", "fails", "does not apply"]
-    figure: float = 0.0
-    """What was measured."""
-    limit: float = 0.0
-    """What it may be at most."""
-    detail: str = ""
-
-    def __bool__(self) -> bool:
-        return self.verdict != "fails"
-
-    def with_detail(self, more: str) -> "Verdict":
-        """The same with something to add."""
-        return dataclasses.replace(self, detail="; ".join(filter(None, (self.detail, more))))
-
-
-def _verdict(name: str, figure: float, limit: float, detail: str = "") -> Verdict:
-    # A NaN must fail, so the comparison is written this way round.
-    return Verdict(name, "holds" if figure <= limit else "fails", float(figure), limit, detail)
-
-
-Property = Callable[[Objective, TransformerConfig, HostBatch], Verdict]
-
-
-def declares_its_terms(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def declares_its_terms(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Terms are exactly those of coefficients(), float32 scalars, and something is scored."""
     ((out, _),) = at_start(objective, config, batch)
     name = "declares its terms"
@@ -90,7 +63,7 @@ def declares_its_terms(objective: Objective, config: TransformerConfig, batch: H
     return Verdict(name, "fails" if empty else "holds", detail=f"nothing scored in {empty}" if empty else "")
 
 
-def adds_over_any_split(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def adds_over_any_split(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Loss, weights, metrics and gradients of the batch are those of its halves, added.
 
     The rows outside a half are turned into padding; that they might as well not be there is the next property.
@@ -104,52 +77,54 @@ def adds_over_any_split(objective: Objective, config: TransformerConfig, batch: 
     for half_B1 in (row_B1 < len(row_B1) // 2, row_B1 % 2 == 0):
         halves = [keep_segments(batch, keep_B1) for keep_B1 in (half_B1, ~half_B1)]
         worst = max(worst, difference(add(*at_start(objective, config, *halves)), whole))
-    return _verdict(name, worst, SAME)
+    return verdict(name, worst, SAME)
 
 
-def padding_is_deleting(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def padding_is_deleting(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Longer rows and one more row, all padding with any content, change nothing."""
     rng = np.random.default_rng(0)
-    longer: HostBatch = {}
+    length, longer = batch["segment_ids"].shape[1], {}
     for key, value in batch.items():
-        wide = value.ndim == 2 and (key.startswith("target_") or value.shape[1] == batch["tokens"].shape[1])
-        fill = {"segment_ids": 0, "labels": -1, "token_labels": -1, "example_ids": 999}.get(key, 0)
-        widths = [(0, 1), (0, 4 if wide else 0)][: value.ndim]
-        longer[key] = np.pad(value, widths, constant_values=fill)
+        wide = value.ndim >= 2 and (key.startswith("target_") or value.shape[1] == length)
+        widths = [(0, 1), (0, 4 if wide else 0), *[(0, 0)] * value.ndim][: value.ndim]
+        # Whatever stands in padding, a layout of 0 says that it is none of the text.
+        longer[key] = np.pad(value, widths) if is_layout(key) else np.pad(value, widths, mode="edge")
     padding_BL = longer["segment_ids"] == 0
-    noise_BL = rng.integers(7, config.vocab_size, padding_BL.shape)
-    longer["tokens"] = np.where(padding_BL, noise_BL, longer["tokens"]).astype(np.int32)
+    if "tokens" in batch:
+        noise_BL = rng.integers(7, config.vocab_size, padding_BL.shape)
+        longer["tokens"] = np.where(padding_BL, noise_BL, longer["tokens"]).astype(np.int32)
     short, long = at_start(objective, config, batch, longer)
-    return _verdict("padding is deleting", difference(long, short), SAME)
+    return verdict("padding is deleting", difference(long, short), SAME)
 
 
-def neighbours_are_isolated(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def neighbours_are_isolated(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """The loss of packed rows is that of every second unit alone plus that of the others alone."""
     if not objective.additive:
         return Verdict("packed neighbours are isolated", "does not apply", detail="additive = False")
-    unit_BL = (batch["segment_ids"] - 1) // objective.segments_per_unit()
-    if batch["segment_ids"].max() <= objective.segments_per_unit():
+    segments = objective.claims().segments_per_unit()
+    unit_BL = (batch["segment_ids"] - 1) // segments
+    if batch["segment_ids"].max() <= segments:
         return Verdict("packed neighbours are isolated", "does not apply", detail="one unit per row")
     even, odd = (keep_segments(batch, unit_BL % 2 == side) for side in (0, 1))
     whole, *parts = at_start(objective, config, batch, even, odd)
-    return _verdict("packed neighbours are isolated", difference(add(*parts), whole), SAME)
+    return verdict("packed neighbours are isolated", difference(add(*parts), whole), SAME)
 
 
-def order_of_rows_is_irrelevant(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def order_of_rows_is_irrelevant(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Rotating the rows rotates the corrupted tokens exactly, and leaves sums and gradients."""
     rolled = {k: np.roll(v, 1, axis=0) for k, v in batch.items()}
     if corrupts(objective):
         here, there = (corruption(objective, config, b, step_key())[0] for b in (batch, rolled))
-        moved = float(np.mean(np.roll(np.asarray(here), 1, axis=0) != np.asarray(there)))
+        moved = max(float(np.mean(np.roll(here[k], 1, axis=0) != there[k])) for k in here)
         if moved:
-            return _verdict(
-                "order of rows is irrelevant", moved, 0.0, "share of corrupted tokens that changed"
+            return verdict(
+                "order of rows is irrelevant", moved, 0.0, "share of corrupted entries that changed"
             )
     one, other = at_start(objective, config, batch, rolled)
-    return _verdict("order of rows is irrelevant", difference(one, other), SAME)
+    return verdict("order of rows is irrelevant", difference(one, other), SAME)
 
 
-def weights_know_no_parameters(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def weights_know_no_parameters(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """The weights use no parameter, so the step gets them without running the model, or a companion."""
     network = network_of(objective, config)
     params = (fresh(network), companions_of(network))
@@ -162,43 +137,54 @@ def weights_know_no_parameters(objective: Objective, config: TransformerConfig, 
     jaxpr = jax.make_jaxpr(weights)(params, on_device(batch)).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     count = len(jax.tree.leaves(params))
-    return _verdict("weights know no parameters", float(sum(used[:count])), 0.0, f"of {count} parameters")
+    return verdict("weights know no parameters", float(sum(used[:count])), 0.0, f"of {count} parameters")
 
 
-def weights_are_respected(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def weights_are_respected(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """With all parameters zero, logits are equal and each term is its closed form times its weight."""
     name = "weights are respected"
-    expected = objective.initial_loss(config)
+    expected = objective.claims().initial_loss(config)
     if not expected:
         return Verdict(name, "does not apply", detail="no initial_loss declared")
     network = network_of(objective, config)
     zeros = jax.tree.map(np.zeros_like, fresh(network))
     out, _ = evaluate(objective, network, zeros, batch)
     worst = max(abs(float(out.terms[k][0] / out.terms[k][1]) / loss - 1) for k, loss in expected.items())
-    return _verdict(name, worst, SAME)
+    return verdict(name, worst, SAME)
 
 
-def nothing_scored_is_zero(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def nothing_scored_is_zero(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """A batch of padding has no loss, no weight and no gradient."""
     empty = keep_segments(batch, np.zeros_like(batch["segment_ids"], bool))
     ((out, grads),) = at_start(objective, config, empty)
-    figure = float(np.max([abs(float(x)) for x in (*jax.tree.leaves(out), gradient_norm(grads))]))
-    return _verdict("nothing scored is zero", figure, 0.0)
+    figure = float(np.max([abs(float(x)) for x in (*jax.tree.leaves(out[:2]), gradient_norm(grads))]))
+    return verdict("nothing scored is zero", figure, 0.0)
 
 
-def starts_at_its_closed_form(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def penalties_know_parameters_only(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
+    """Half of the rows have the penalties of all, so that they may be added once for a step."""
+    name = "penalties know parameters only"
+    half = keep_segments(batch, np.arange(len(batch["example_ids"]))[:, None] % 2 == 0)
+    (whole, _), (part, _) = at_start(objective, config, batch, half)
+    if not whole.penalties:
+        return Verdict(name, "does not apply", detail="adds no penalties")
+    worst = max(abs(float(part.penalties[k] / x) - 1) if x else 0.0 for k, x in whole.penalties.items())
+    return verdict(name, worst, SAME, f"of {', '.join(whole.penalties)}")
+
+
+def starts_at_its_closed_form(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Fresh parameters give nearly uniform predictions."""
-    expected = objective.initial_loss(config)
+    expected = objective.claims().initial_loss(config)
     if not expected:
         return Verdict("starts at its closed form", "does not apply", detail="no initial_loss declared")
     ((out, _),) = at_start(objective, config, batch)
     found = {k: float(out.terms[k][0] / out.terms[k][1]) for k in expected}
     detail = ", ".join(f"{k} {found[k]:.4f} of {expected[k]:.4f}" for k in expected)
     worst = float(np.max([abs(found[k] / expected[k] - 1) for k in expected]))
-    return _verdict("starts at its closed form", worst, 0.05, detail)
+    return verdict("starts at its closed form", worst, 0.05, detail)
 
 
-def gradients_are_finite(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def gradients_are_finite(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """In float32 and bfloat16 all is finite, something flows, and both agree roughly on the loss."""
     name = "gradients are finite"
     ((full, grads),) = at_start(objective, config, batch)
@@ -209,10 +195,10 @@ def gradients_are_finite(objective: Objective, config: TransformerConfig, batch:
         if not np.isfinite(norm) or norm == 0:
             return Verdict(name, "fails", norm, detail=f"{kind} gradient norm {norm}")
     worst = max(abs(float(half.terms[k][0]) / float(loss) - 1) for k, (loss, _) in full.terms.items())
-    return _verdict(name, worst, 0.05, "bfloat16 against float32 loss")
+    return verdict(name, worst, 0.05, "bfloat16 against float32 loss")
 
 
-def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def causal_loss_sees_no_future(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """The loss of a token has no gradient at hidden states from it on, and those before it do not know it.
 
     The token's own loss is isolated by changing it as a target only: the backbone keeps reading the old tokens.
@@ -233,7 +219,7 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
         past, future = flow_BL[row, :at].max(), flow_BL[row, at:].max()
         if future > 0:
             what = f"gradient at and after token {at}, relative to before it"
-            return _verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
+            return verdict(name, float(future / past) if past > 0 else np.inf, 0.0, what)
         if past == 0:
             continue
         scored += 1
@@ -243,15 +229,13 @@ def causal_loss_sees_no_future(objective: Objective, config: TransformerConfig, 
             what = (
                 f"hidden states before token {at}, which is scored, changed with it: the backbone looks ahead"
             )
-            return _verdict(name, leak, 0.0, what)
+            return verdict(name, leak, 0.0, what)
     if not scored:
         return Verdict(name, "fails", detail="the loss of no token depends on its past")
-    return _verdict(name, 0.0, 0.0, f"{scored} tokens, each isolated")
+    return verdict(name, 0.0, 0.0, f"{scored} tokens, each isolated")
 
 
-def predictions_are_probabilities(
-    objective: Objective, config: TransformerConfig, batch: HostBatch
-) -> Verdict:
+def predictions_are_probabilities(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Over all V tokens that could stand last in a segment, exp(-their loss) sums to one, in every term that scores it.
 
     It does not if the token is read before it is predicted: then each candidate is scored by another distribution.
@@ -287,10 +271,10 @@ def predictions_are_probabilities(
             total[k] += float(np.exp(rest[k][0] - found[k][0]))
     term = max(total, key=lambda k: abs(total[k] - 1))
     detail = f"{term}: probabilities of token {at} of row {row} sum to {total[term]:.4f}"
-    return _verdict(name, abs(total[term] - 1), 1e-3, detail)
+    return verdict(name, abs(total[term] - 1), 1e-3, detail)
 
 
-def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def corrupts_as_claimed(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Chi-square of every claimed rate over 64 steps; the figure is -log10 of the smallest p-value."""
     name = "corrupts as claimed"
     if not corrupts(objective):
@@ -298,32 +282,33 @@ def corrupts_as_claimed(objective: Objective, config: TransformerConfig, batch: 
     found = [corruption(objective, config, batch, jax.random.fold_in(step_key(), i)) for i in range(64)]
     counts = jax.tree.map(lambda *xs: np.sum(xs, axis=0), *(claims for _, claims in found))
     if not counts:
-        changed = any(np.any(np.asarray(tokens_BL) != batch["tokens"]) for tokens_BL, _ in found)
+        changed = any(differs_from(batch, read) for read, _ in found)
         return Verdict(name, "fails" if changed else "does not apply", detail="corruption_claims() is empty")
-    return _verdict(name, *least_likely(counts))
+    return verdict(name, *least_likely(counts))
 
 
-def makes_examples_as_claimed(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def makes_examples_as_claimed(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Chi-square of every claim about 256 made rows; equal arguments must make equal rows."""
     name = "makes examples as claimed"
-    if objective.make_example is None:
+    maker = objective.row_maker()
+    if maker is None:
         return Verdict(name, "does not apply", detail="reads packed rows")
     docs = Documents(alphabets=True)
-    rows = [objective.make_example(docs, i, np.random.default_rng(i)) for i in range(256)]
+    rows = [maker.make_example(docs, i, np.random.default_rng(i)) for i in range(256)]
     for i in range(8):
-        again = objective.make_example(docs, i, np.random.default_rng(i))
+        again = maker.make_example(docs, i, np.random.default_rng(i))
         differing = [k for k in rows[i] if not np.array_equal(rows[i][k], again[k])]
         if differing:
             return Verdict(
                 name, "fails", detail=f"example {i} made twice from equal arguments differs in {differing}"
             )
-    counts = objective.example_claims(docs, rows)
+    counts = objective.claims().example_claims(docs, rows)
     if not counts:
         return Verdict(name, "holds", detail="equal arguments make equal rows; example_claims() is empty")
-    return _verdict(name, *least_likely(counts))
+    return verdict(name, *least_likely(counts))
 
 
-def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: HostBatch) -> Verdict:
+def examples_draw_apart(objective: Objective, config: TextConfig, batch: HostBatch) -> Verdict:
     """Copies of the fullest row under other example ids are corrupted differently."""
     name = "examples draw apart"
     if not corrupts(objective):
@@ -333,19 +318,21 @@ def examples_draw_apart(objective: Objective, config: TransformerConfig, batch: 
     copies = {k: np.stack([v[full]] * rows) for k, v in batch.items()}
     found = []
     for first in range(0, 8, rows):
-        ids = np.arange(first, first + rows, dtype=np.int32) * 3 + 1
-        found.append(corruption(objective, config, {**copies, "example_ids": ids}, step_key())[0])
-    tokens_BL = np.concatenate(found)
-    if np.all(tokens_BL == copies["tokens"][:1]):
+        copies["example_ids"] = np.arange(first, first + rows, dtype=np.int32) * 3 + 1
+        found.append(corruption(objective, config, copies, step_key())[0])
+    if not differs_from(copies, found[-1]):
         return Verdict(name, "does not apply", detail="nothing was corrupted")
-    same = len(tokens_BL) - len(np.unique(tokens_BL, axis=0))
-    return _verdict(
-        name, same, 2, f"{len(tokens_BL) - same} different corruptions of {len(tokens_BL)} equal rows"
-    )
+    # Of each row all arrays end to end, without what was given.
+    read = [
+        np.concatenate([x[k].reshape(rows, -1) for k in sorted(x) if k != "example_ids"], 1) for x in found
+    ]
+    read_RX = np.concatenate(read)
+    same = len(read_RX) - len(np.unique(read_RX, axis=0))
+    return verdict(name, same, 2, f"{len(read_RX) - same} different corruptions of {len(read_RX)} equal rows")
 
 
 def one_batch_can_be_learned(
-    objective: Objective, config: TransformerConfig, batch: HostBatch, steps: int = 120
+    objective: Objective, config: TextConfig, batch: HostBatch, steps: int = 120
 ) -> Verdict:
     """Adam on one fixed batch at least halves every term.
 
@@ -364,7 +351,7 @@ def one_batch_can_be_learned(
             params, moments = adam(params, grads, moments, step)
     shares = [after[k] / before[k] for k in before]
     detail = ", ".join(f"{k} {before[k]:.3f} -> {after[k]:.3f}" for k in before)
-    return _verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)
+    return verdict("one batch can be learned", float(np.max(shares)), 0.5, detail)
 
 
 PROPERTIES: tuple[Property, ...] = (
@@ -376,6 +363,7 @@ PROPERTIES: tuple[Property, ...] = (
     weights_know_no_parameters,
     weights_are_respected,
     nothing_scored_is_zero,
+    penalties_know_parameters_only,
     starts_at_its_closed_form,
     gradients_are_finite,
     causal_loss_sees_no_future,

@@ -1,12 +1,13 @@
 """Random bits that belong to a token of an example, so that no launcher, split or packing can change them.
 
-Knows no objective. Shape suffixes: B rows, L tokens of a row.
+Shape suffixes: B rows, L tokens of a row.
 """
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def example_bits(rng: jax.Array, example_ids_B: jax.Array) -> jax.Array:
@@ -58,3 +59,8 @@ def token_bits(rng: jax.Array, batch: Mapping[str, jax.Array], draws: int) -> ja
 
     over_tokens = jax.vmap(bits, in_axes=(None, 0, 0))
     return jax.vmap(over_tokens)(batch["example_ids"], batch["segment_ids"], batch["positions"])
+
+
+def share_of_bits(share: float) -> np.uint32:
+    """Uniform 32-bit numbers below this are a share of them."""
+    return np.uint32(min(round(share * 2**32), 2**32 - 1))

@@ -1,30 +1,29 @@
 """Replaced token detection (ELECTRA): a generator fills masks, the backbone says which tokens it filled in.
 
-Knows no data source, loop or mesh. Shape suffixes: B rows, L tokens of a row, P masked positions of a row, D model width,
+Shape suffixes: B rows, L tokens of a row, P masked positions of a row, D model width,
 V vocabulary.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import Discriminator
 from model.network import BoundNetwork
 from model.tower import Generator, narrowed_config
-from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
+from objectives.claims import Claims, DeviceCounts
 from objectives.cross_entropy import cross_entropy, logits
-from objectives.masked_lm import MaskedLM
-from objectives.masking import written
+from objectives.masking import Masking, written
 from objectives.randomness import token_bits
 from objectives.segments import nan_if_crowded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReplacedTokenDetection(Objective):
+class ReplacedTokenDetection(Objective, Claims):
     r"""Tell for every token whether it is the original or was put there by a small masked language model.
 
     .. math:: \sum_{i \in M} -\log p_G(x_i \mid x^{masked})
@@ -55,12 +54,15 @@ class ReplacedTokenDetection(Objective):
       >>> from types import SimpleNamespace
       >>> heads = {"generator": lambda x, *_: (x[:, :2], jnp.zeros(8)), "discriminator": lambda x: x[..., 0]}
       >>> uniform = SimpleNamespace(config=SimpleNamespace(vocab_size=8), embedding_VD=jnp.ones((8, 2)),
-      ...                           embed=lambda tokens, batch: jnp.zeros((1, 4, 2)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 4, 2)),
+      ...                           embed=lambda batch: jnp.zeros((1, 4, 2)),
+      ...                           encode=lambda batch: jnp.zeros((1, 4, 2)),
       ...                           head=lambda name, *args: heads[name](*args))
       >>> batch = {"tokens": jnp.full((1, 4), 7), "segment_ids": jnp.ones((1, 4), jnp.int32),
       ...          "positions": jnp.arange(4)[None], "example_ids": jnp.array([0])}
-      >>> objective = ReplacedTokenDetection(mask_id=4, max_segments=1, generator_heads=1, rate=0.5, cap_rate=0.5)
+      >>> from objectives.rows import RowShape
+      >>> masking = Masking(rate=0.5, cap_rate=0.5, mask_share=1.0, random_share=0.0)
+      >>> objective = ReplacedTokenDetection(generator_heads=1, masking=masking)
+      >>> objective = objective.for_rows(RowShape(length=4, mask_id=4, first_ordinary_id=7))
       >>> terms = objective(uniform, batch, jax.random.key(0)).terms
       >>> [(name, round(float(loss), 4), float(weight)) for name, (loss, weight) in terms.items()]
       [('generator', 4.1589, 2.0), ('discriminator', 2.7726, 4.0)]
@@ -70,93 +72,73 @@ class ReplacedTokenDetection(Objective):
       width); google-research/electra for the weight 50 and the generator's transform.
     """
 
-    mask_id: int
-    """Id of the mask token."""
-    max_segments: int
-    """Most packed segments in one row; the data must be packed with the same limit."""
     generator_heads: int
     """Attention heads of the generator, whose widths are in proportion; ELECTRA: a quarter to a half of the backbone's."""
-    rate: float = 0.15
-    """Share of a segment's ordinary tokens that is masked."""
-    cap_rate: float | None = None
-    """At most ceil(cap_rate x length of the segment) are masked; None as in `MaskedLM`."""
+    masking: Masking = Masking(mask_share=1.0, random_share=0.0)
+    """What is masked; every chosen token is replaced by the mask."""
     discriminator_weight: float = 50.0
     """Factor of the discriminator's loss (lambda)."""
-    first_ordinary_id: int = 7
-    """Ids below are special: never masked."""
 
     def __post_init__(self) -> None:
-        """Refuse what the masking refuses, and weights that teach nothing."""
-        self.masking()
+        """Refuse weights that teach nothing, and a generator that sees its answers."""
         if self.discriminator_weight <= 0:
             raise ValueError(f"discriminator_weight {self.discriminator_weight} must be positive")
+        if self.masking.mask_share < 1:
+            raise ValueError(
+                f"masking.mask_share {self.masking.mask_share}: the generator reads masks only, set it to 1"
+            )
 
-    def masking(self) -> MaskedLM:
-        """The masked language model that the generator is: every scored token is replaced by the mask."""
-        return MaskedLM(
-            mask_id=self.mask_id,
-            max_segments=self.max_segments,
-            rate=self.rate,
-            cap_rate=self.cap_rate,
-            mask_share=1.0,
-            random_share=0.0,
-            first_ordinary_id=self.first_ordinary_id,
-        )
+    def reads(self) -> tuple[str, ...]:
+        return self.masking.reads()
 
-    def segment_limit(self) -> int | None:
-        """As many as it was made for."""
-        return self.max_segments
-
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """The generator, and one logit per token."""
         generator = Generator(config, heads=self.generator_heads)
         return (("generator", generator), ("discriminator", Discriminator(config)))
 
     def coefficients(self) -> dict[str, float]:
-        """Both losses."""
         return {"generator": 1.0, "discriminator": self.discriminator_weight}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the vocabulary, and a fair coin."""
         return {"generator": math.log(config.vocab_size), "discriminator": math.log(2)}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
+    def check(self, config: Any) -> None:
         """What masked LM checks, and that the generator can be as narrow as asked."""
-        self.masking().check(config, length)
+        refuse_causal(self, config, "predicts a masked token from both sides")
+        self.masking.check(self.rows, config, self)
         narrowed_config(config, self.generator_heads)
 
-    def corrupt(self, config: TransformerConfig, batch: Batch, rng: jax.Array) -> Corrupted:
-        """What the generator reads; the plan is that of masked LM."""
-        return self.masking().corrupt(config, batch, rng)
+    def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
+        """What the generator reads."""
+        return self.masking.mask(self.rows, config.vocab_size, batch, rng)
 
-    def corruption_claims(
-        self, config: TransformerConfig, batch: Batch, corrupted: Corrupted
-    ) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """Those of masked LM."""
-        return self.masking().corruption_claims(config, batch, corrupted)
+    def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
+        return self.masking.claims(self.rows, config.vocab_size, batch, corrupted)
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Mask, generate, replace, discriminate."""
         masked = self.corrupt(network.config, batch, rng)
         positions_BP, targets_BP, weights_BP = (masked.plan[k] for k in ("positions", "targets", "weights"))
-        embedded_BLD = network.embed(masked.tokens_BL, batch)
+        embedded_BLD = network.embed(masked.batch)
         transformed_BPD, bias_V = network.head(
             "generator", embedded_BLD, batch["segment_ids"], batch["positions"], positions_BP
         )
         out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
-        # The masking takes the first three draws of a token.
-        lots_BP = jnp.take_along_axis(token_bits(rng, batch, 4)[..., 3], positions_BP, axis=1)
+        # The masking takes the draws before this one.
+        draws = self.masking.draws
+        lots_BP = jnp.take_along_axis(token_bits(rng, batch, draws + 1)[..., draws], positions_BP, axis=1)
         sampled_BP = sample(transformed_BPD, network.embedding_VD, bias_V, lots_BP)
 
         tokens_BL = batch["tokens"]
         filled_BL = written(tokens_BL, positions_BP, weights_BP > 0, sampled_BP.astype(tokens_BL.dtype))
-        logits_BL = network.head("discriminator", network.encode(filled_BL, batch))
+        logits_BL = network.head("discriminator", network.encode({**batch, "tokens": filled_BL}))
         replaced_BL, real_BL = filled_BL != tokens_BL, (batch["segment_ids"] > 0).astype(jnp.float32)
         nll_BL = jax.nn.softplus(jnp.where(replaced_BL, -logits_BL, logits_BL))
         right_BL = (logits_BL > 0) == replaced_BL
 
         masked_sum, real_sum = jnp.sum(weights_BP), jnp.sum(real_BL)
-        generator_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.max_segments)
+        generator_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.rows.max_segments)
         return LossOut(
             {
                 "generator": (generator_sum, masked_sum),
@@ -207,4 +189,4 @@ def sample(
 
 def example() -> ReplacedTokenDetection:
     """For the property suite."""
-    return ReplacedTokenDetection(mask_id=4, max_segments=3, generator_heads=1)
+    return ReplacedTokenDetection(generator_heads=1)

@@ -1,4 +1,4 @@
-"""Sentence-order prediction (ALBERT), with rows of pairs built from documents. Knows no tokenizer, loop or mesh."""
+"""Sentence-order prediction (ALBERT), with rows of pairs built from documents."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.base import Documents, Row
+from objectives.claims import HostCounts
 from objectives.next_sentence import NextSentence
 from objectives.pairs import check_some_to_cut, draw_document, is_of_a_document, never, pairs_of
+from objectives.rows import Documents, Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,11 @@ class SentenceOrder(NextSentence):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> network = SimpleNamespace(config=None, encode=lambda tokens, batch: jnp.zeros((1, 5, 2)),
+      >>> network = SimpleNamespace(config=None, encode=lambda batch: jnp.zeros((1, 5, 2)),
       ...                           head=lambda name, x: jnp.zeros((1, 1, 2)))
       >>> batch = {"tokens": jnp.array([[2, 7, 3, 8, 3]]), "segment_ids": jnp.ones((1, 5), jnp.int32),
       ...          "labels": jnp.array([[1]])}
-      >>> objective = SentenceOrder(cls_id=2, sep_id=3, length=5, max_segments=1,
-      ...                           shortest_pair=5, longest_pair=5)
+      >>> objective = SentenceOrder(shortest_pair=5, longest_pair=5)
       >>> [round(float(x), 4) for x in objective(network, batch, jax.random.key(0)).terms["nll"]]
       [0.6931, 1.0]
 
@@ -59,9 +59,7 @@ class SentenceOrder(NextSentence):
         label = int(rng.integers(2))
         return halves[label], halves[1 - label], label
 
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """A fair coin; joined in the order that the label tells, A and B stand in a document."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         swapped = sum(label for _, _, label in pairs)
@@ -75,4 +73,4 @@ class SentenceOrder(NextSentence):
 
 def example() -> SentenceOrder:
     """For the property suite: up to three pairs in a row of 24."""
-    return SentenceOrder(cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16)
+    return SentenceOrder(shortest_pair=8, longest_pair=16)

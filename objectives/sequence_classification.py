@@ -1,25 +1,25 @@
-"""One class per segment: sentiment, acceptability, entailment of a framed pair. Knows no data set or metric.
+"""One class per segment: sentiment, acceptability, entailment of a framed pair.
 
 Shape suffixes: B rows, L tokens of a row, G packed segments of a row, D model width, C classes.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy_of_logits
 from objectives.segments import Pooling, label_weights, pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SequenceClassification(Objective):
+class SequenceClassification(Objective, Claims):
     r"""Predict the label of each packed segment from its pooled hidden states.
 
     .. math:: \sum_{s} -\log \mathrm{softmax}(W u_s + c)_{y_s}
@@ -41,7 +41,7 @@ class SequenceClassification(Objective):
       >>> from types import SimpleNamespace
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
       >>> config = SimpleNamespace(pools_all=False)
-      >>> network = SimpleNamespace(config=config, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      >>> network = SimpleNamespace(config=config, encode=lambda batch: jnp.zeros((1, 3, 2)),
       ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 2, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.array([[1, 1, 2]]),
       ...          "labels": jnp.array([[0, -1]])}
@@ -64,28 +64,29 @@ class SequenceClassification(Objective):
         if self.classes < 2:
             raise ValueError(f"classes {self.classes} is below 2")
 
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """The pooler carries the name that next-sentence pretraining gave it, so a hand-off may keep it."""
         if self.pooling == "last":
             return (("score", Classifier(config, self.classes, bias=False)),)
         classifier = ("classifier", Classifier(config, self.classes, config.dropout))
         return (("pooler", Pooler(config)), classifier) if self._has_pooler(config) else (classifier,)
 
-    def _has_pooler(self, config: TransformerConfig) -> bool:
+    def _has_pooler(self, config: Any) -> bool:
         return self.pooling == "cls" or config.pools_all
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the classes."""
         return {"nll": math.log(self.classes)}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
+    def check(self, config: Any) -> None:
         """The first token of a causal backbone has seen nothing."""
         if self.pooling == "cls":
-            self.refuse_causal(config, "reads a segment off its first token (pooling cls; take last or mean)")
+            refuse_causal(
+                self, config, "reads a segment off its first token (pooling cls; take last or mean)"
+            )
 
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
         """float32[B, G, classes]; also what predictions are made of."""

@@ -1,20 +1,18 @@
-"""Contrastive sentence embeddings (SimCSE): a text is nearest to itself under other dropout. Knows no data or loop.
+"""Contrastive sentence embeddings (SimCSE): a text is nearest to itself under other dropout.
 
 Shape suffixes: B rows, L tokens of a row, G segments of a row (index 0 is segment id 1), N = B x G segments of the batch,
 D model width.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import Pooler
 from model.network import BoundNetwork
-from objectives.base import Batch, LossOut, Objective
+from objectives.base import Batch, Heads, LossOut, Objective, refuse_causal
 from objectives.segments import Pooling, membership, pool
 
 
@@ -39,10 +37,12 @@ class SimCSE(Objective):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> view = SimpleNamespace(encode=lambda tokens, batch: jnp.eye(2)[None], head=lambda name, x: x)
+      >>> view = SimpleNamespace(encode=lambda batch: jnp.eye(2)[None], head=lambda name, x: x)
       >>> network = SimpleNamespace(redrawn=lambda index: view)
       >>> batch = {"tokens": jnp.array([[7, 8]]), "segment_ids": jnp.array([[1, 2]])}
-      >>> out = SimCSE(max_segments=3, temperature=1.0)(network, batch, jax.random.key(0))
+      >>> from objectives.rows import RowShape
+      >>> objective = SimCSE(temperature=1.0).for_rows(RowShape(length=2, max_segments=3))
+      >>> out = objective(network, batch, jax.random.key(0))
       >>> [round(float(x), 4) for x in out.terms["nll"]]
       [0.6265, 2.0]
 
@@ -52,8 +52,6 @@ class SimCSE(Objective):
 
     additive: ClassVar[bool] = False
 
-    max_segments: int
-    """Most packed segments in one row (G); the data must be packed with the same limit."""
     temperature: float = 0.05
     """What cosines are divided by."""
     pooling: Pooling = "cls"
@@ -61,27 +59,20 @@ class SimCSE(Objective):
 
     def __post_init__(self) -> None:
         """Refuse a temperature that is none."""
-        if self.temperature <= 0 or self.max_segments < 1:
-            raise ValueError(
-                f"temperature {self.temperature} must be positive and max_segments {self.max_segments} not below 1"
-            )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} must be positive")
 
-    def segment_limit(self) -> int | None:
-        """As many as it was made for."""
-        return self.max_segments
-
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """BERT's pooler."""
         return (("pooler", Pooler(config)),)
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
+    def check(self, config: Any) -> None:
         """Dropout makes the two views."""
         if self.pooling == "cls":
-            self.refuse_causal(config, "pools the first token")
+            refuse_causal(self, config, "pools the first token")
         if config.dropout == 0 and config.attention_dropout == 0:
             raise ValueError(
                 f"SimCSE tells two draws of dropout apart, but {type(config).__name__} has dropout {config.dropout} and "
@@ -91,7 +82,7 @@ class SimCSE(Objective):
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Encode twice, compare all with all."""
         one_ND, other_ND = (self._embedded(network.redrawn(view), batch) for view in (0, 1))
-        present_N = jnp.any(membership(batch["segment_ids"], self.max_segments), axis=1).reshape(-1)
+        present_N = jnp.any(membership(batch["segment_ids"], self.rows.max_segments), axis=1).reshape(-1)
         cosine_NM = jnp.einsum("ND,MD->NM", one_ND, other_ND, preferred_element_type=jnp.float32)
         logits_NM = jnp.where(present_N[None, :], cosine_NM / self.temperature, -1e9)
         nll_N = -jnp.diagonal(jax.nn.log_softmax(logits_NM, axis=-1))
@@ -105,8 +96,8 @@ class SimCSE(Objective):
 
     def _embedded(self, view: BoundNetwork, batch: Batch) -> jax.Array:
         """Unit vectors float32 [N, D]."""
-        hidden_BLD = view.encode(batch["tokens"], batch)
-        pooled_BGD = pool(hidden_BLD, batch["segment_ids"], self.max_segments, self.pooling)
+        hidden_BLD = view.encode(batch)
+        pooled_BGD = pool(hidden_BLD, batch["segment_ids"], self.rows.max_segments, self.pooling)
         x_ND = view.head("pooler", pooled_BGD).reshape(-1, pooled_BGD.shape[-1]).astype(jnp.float32)
         # The small number keeps the gradient of a missing segment's zeros finite.
         return x_ND * jax.lax.rsqrt(jnp.sum(jnp.square(x_ND), axis=-1, keepdims=True) + 1e-12)
@@ -114,4 +105,4 @@ class SimCSE(Objective):
 
 def example() -> SimCSE:
     """For the property suite: three packed segments; first tokens, all alike, would leave the nearest one to rounding."""
-    return SimCSE(max_segments=3, pooling="mean")
+    return SimCSE(pooling="mean")

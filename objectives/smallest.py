@@ -1,4 +1,4 @@
-"""The smallest batch on which a property still fails: what a researcher wants to look at. Knows no objective.
+"""The smallest batch on which a property still fails: what a researcher wants to look at.
 
 Rows, then packed segments, then tokens from the end are turned into padding as long as the property fails. Shapes never
 change, so nothing is compiled again. Shape suffixes: B rows, L tokens of a row.
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model.config import TransformerConfig
+from model.config import TextConfig
 from objectives.base import Objective
 from objectives.measuring import HostBatch, keep_segments
-from objectives.properties import Property
+from objectives.verdict import Property
 
 
-def smallest(check: Property, objective: Objective, config: TransformerConfig, batch: HostBatch) -> HostBatch:
+def smallest(check: Property, objective: Objective, config: TextConfig, batch: HostBatch) -> HostBatch:
     """A batch that fails and of which no row, segment or last token can be spared."""
 
     def fails(candidate: HostBatch) -> bool:

@@ -1,4 +1,4 @@
-"""Span corruption (T5) for encoder-decoders, with rows of stretches of documents. Knows no tokenizer, loop or mesh.
+"""Span corruption (T5) for encoder-decoders, with rows of stretches of documents.
 
 Shape suffixes: B rows, S tokens of the inputs' row, L tokens of the targets' row, D model width.
 """
@@ -6,29 +6,30 @@ Shape suffixes: B rows, S tokens of the inputs' row, L tokens of the targets' ro
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.config import TransformerConfig
 from model.network import BoundNetwork
-from objectives.base import Batch, Documents, Family, LossOut, Objective, Row
+from objectives.base import Batch, Family, LossOut, Objective
+from objectives.claims import Claims, HostCounts
 from objectives.cross_entropy import cross_entropy
 from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
-from objectives.spans import Noise, inputs_and_targets, restore
+from objectives.rows import Documents, Row, RowMaker
+from objectives.spans import Noise, inputs_and_targets, restore, sentinel_ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SpanCorruption(Objective):
+class SpanCorruption(Objective, RowMaker, Claims):
     r"""Write out the spans that were dropped from a text.
 
     .. math:: \sum_{t} -\log \mathrm{softmax}(E\, h_t)_{y_t}
 
     over the target tokens y_t, h_t being the decoder's state after the targets before t and the whole input. Spans of a
     stretch are replaced by sentinels in the inputs; the targets are those sentinels, each followed by what it stands for,
-    and both end with the end token. Sentinels count down from first_sentinel_id. How many tokens and spans are dropped
+    and both end with the end token. Sentinels are the last ids, counting down. How many tokens and spans are dropped
     follows from the length alone: round(density n) and round(that / mean_span) (`objectives.spans`).
 
     A row holds as many stretches of documents as fit, one document each: 568 tokens of a long one fill 512 inputs and 114
@@ -45,11 +46,12 @@ class SpanCorruption(Objective):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> uniform = SimpleNamespace(embedding_VD=jnp.ones((8, 2)), encode=lambda tokens, batch: None,
+      >>> uniform = SimpleNamespace(embedding_VD=jnp.ones((8, 2)), encode=lambda batch: None,
       ...                           decode=lambda tokens, batch, memory: jnp.zeros((1, 3, 2)))
       >>> batch = {"tokens": None, "target_tokens": jnp.array([[7, 6, 0]]),
       ...          "target_segment_ids": jnp.array([[1, 1, 0]])}
-      >>> objective = SpanCorruption(first_sentinel_id=7, sentinels=1, eos_id=6, inputs_length=4)
+      >>> from objectives.rows import RowShape
+      >>> objective = SpanCorruption(sentinels=1).for_rows(RowShape(length=4, own_start=7, own_stop=8))
       >>> loss_sum, weight_sum = objective(uniform, batch, jax.random.key(0)).terms["nll"]
       >>> round(float(loss_sum), 4), float(weight_sum)
       (4.1589, 2.0)
@@ -60,68 +62,48 @@ class SpanCorruption(Objective):
 
     family: ClassVar[Family] = "encoder_decoder"
 
-    first_sentinel_id: int
-    """Id of the first sentinel; the next ones are one less each."""
-    eos_id: int
-    """Id of the token that ends inputs and targets."""
-    inputs_length: int
-    """Tokens of the inputs' row (S)."""
     sentinels: int = 100
     """How many there are; a stretch must not have more spans."""
-    pad_id: int = 0
-    """What the decoder reads before the first target."""
     noise: Noise = Noise()
     """How much is dropped."""
-
-    def __post_init__(self) -> None:
-        """Refuse a row that cannot hold a text, and texts with more spans than sentinels."""
-        longest = self.noise.raw_length(self.inputs_length)
-        if longest < 2:
-            raise ValueError(f"inputs_length {self.inputs_length} cannot hold two tokens and a sentinel")
-        spans = self.noise.counts(longest)[1]
-        if spans > self.sentinels:
-            raise ValueError(
-                f"inputs_length {self.inputs_length} makes up to {spans} spans, but there are {self.sentinels} sentinels: "
-                "shorten the inputs, lengthen the spans or reserve more sentinels"
-            )
-        if self.first_sentinel_id - self.sentinels < self.eos_id:
-            raise ValueError(
-                f"{self.sentinels} sentinels down from {self.first_sentinel_id} would reach eos_id {self.eos_id}"
-            )
 
     @property
     def targets_length(self) -> int:
         """Tokens of the targets' row (L): what one stretch that fills the inputs needs."""
-        return self.noise.lengths(self.noise.raw_length(self.inputs_length))[1]
+        return self.noise.lengths(self.noise.raw_length(self.rows.length))[1]
 
-    def sentinel_ids(self) -> range:
-        """From the first one down."""
-        return range(self.first_sentinel_id, self.first_sentinel_id - self.sentinels, -1)
-
-    def reserved_ids(self) -> range:
+    def own_ids(self) -> int:
         """The sentinels."""
-        return self.sentinel_ids()[::-1]
+        return self.sentinels
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
-    def check(self, config: TransformerConfig, length: int) -> None:
-        """Rows are made here, so the lengths must agree; sentinels must be in the vocabulary."""
-        self.refuse_other_length(length, self.inputs_length)
-        if max(self.targets_length, self.inputs_length) > config.max_positions:
+    def check(self, config: Any) -> None:
+        """A row must hold a text, with no more spans than there are sentinels; both rows must fit the positions."""
+        self.rows.require(self, "eos_id")
+        sentinel_ids(self.rows, self.own_ids())
+        self.check_texts()
+        if max(self.targets_length, self.rows.length) > config.max_positions:
             raise ValueError(
-                f"inputs of {self.inputs_length} and targets of {self.targets_length} tokens exceed max_positions "
+                f"inputs of {self.rows.length} and targets of {self.targets_length} tokens exceed max_positions "
                 f"{config.max_positions}"
             )
-        if self.reserved_ids()[-1] >= config.vocab_size:
+
+    def check_texts(self) -> None:
+        """Raise ValueError if the rows cannot hold what they should."""
+        longest = self.noise.raw_length(self.rows.length)
+        if longest < 2:
+            raise ValueError(f"data.length {self.rows.length} cannot hold two tokens and a sentinel")
+        spans = self.noise.counts(longest)[1]
+        if spans > self.sentinels:
             raise ValueError(
-                f"id {self.reserved_ids()[-1]} that {type(self).__name__} takes for itself is outside the vocabulary of "
-                f"{config.vocab_size}"
+                f"data.length {self.rows.length} makes up to {spans} spans, but there are {self.sentinels} sentinels: "
+                "shorten the rows, lengthen the spans or take more sentinels"
             )
 
     def check_documents(self, docs: Documents) -> None:
@@ -130,7 +112,8 @@ class SpanCorruption(Objective):
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
         """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
-        inputs, targets = RowBuilder(self.inputs_length), RowBuilder(self.targets_length, "target_")
+        inputs, targets = RowBuilder(self.rows.length), RowBuilder(self.targets_length, "target_")
+        first_sentinel = sentinel_ids(self.rows, self.sentinels)[0]
         denoisers = self.denoisers()
         head, noise = denoisers[int(rng.integers(len(denoisers)))]
         first = index % len(docs)
@@ -140,7 +123,7 @@ class SpanCorruption(Objective):
                 return {**inputs.row, **targets.row}
             text = draw_stretch(docs, first, room, rng)
             dropped = noise.draw(len(text), rng)
-            kept, lost = inputs_and_targets(text, dropped, self.first_sentinel_id, self.eos_id)
+            kept, lost = inputs_and_targets(text, dropped, first_sentinel, self.rows.eos_id)
             inputs.add(np.concatenate([head, kept]))
             targets.add(lost)
             first = int(rng.integers(len(docs)))
@@ -149,11 +132,9 @@ class SpanCorruption(Objective):
         """(tokens that open the inputs, noise) of each equally likely way to corrupt a row."""
         return (((), self.noise),)
 
-    def example_claims(
-        self, docs: Documents, rows: Sequence[Row]
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
-        sentinels, denoisers = self.sentinel_ids(), self.denoisers()
+        sentinels, denoisers = sentinel_ids(self.rows, self.sentinels), self.denoisers()
         heads = list(dict.fromkeys(head for head, _ in denoisers))
         stretches, lost, miscounted, opened = 0, 0, 0, np.zeros(len(heads))
         for row in rows:
@@ -181,11 +162,11 @@ class SpanCorruption(Objective):
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Encode the inputs, decode the targets shifted by one."""
-        memory_BSD = network.encode(batch["tokens"], batch)
+        pad_id, memory_BSD = self.rows.pad_id, network.encode(batch)
         targets_BL, segment_ids_BL = batch["target_tokens"], batch["target_segment_ids"]
-        shifted_BL = jnp.pad(targets_BL[:, :-1], ((0, 0), (1, 0)), constant_values=self.pad_id)
+        shifted_BL = jnp.pad(targets_BL[:, :-1], ((0, 0), (1, 0)), constant_values=pad_id)
         same_BL = segment_ids_BL == jnp.pad(segment_ids_BL[:, :-1], ((0, 0), (1, 0)))
-        hidden_BLD = network.decode(jnp.where(same_BL, shifted_BL, self.pad_id), batch, memory_BSD)
+        hidden_BLD = network.decode(jnp.where(same_BL, shifted_BL, pad_id), batch, memory_BSD)
         weights_BL = (segment_ids_BL > 0).astype(jnp.float32)
         out = cross_entropy(hidden_BLD, network.embedding_VD, None, targets_BL, weights_BL)
         weight_sum = jnp.sum(weights_BL)
@@ -202,5 +183,5 @@ def _stretches(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def example() -> SpanCorruption:
-    """For the property suite: one or two stretches in a row of 44; the top ids of 64 are sentinels."""
-    return SpanCorruption(first_sentinel_id=63, sentinels=7, eos_id=6, inputs_length=44)
+    """For the property suite: one or two stretches in a row."""
+    return SpanCorruption(sentinels=7)

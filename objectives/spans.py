@@ -1,4 +1,4 @@
-"""Which spans of a text T5 drops, and the two texts that come of it. Host side, numpy; knows no loss and no row.
+"""Which spans of a text T5 drops, and the two texts that come of it. Host side, numpy.
 
 All counts are functions of the length alone: only where the spans lie is random.
 """
@@ -7,6 +7,8 @@ import dataclasses
 import functools
 
 import numpy as np
+
+from objectives.rows import RowShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,3 +149,18 @@ def restore(inputs: np.ndarray, targets: np.ndarray, sentinels: range) -> np.nda
     if used != len(spans):
         raise ValueError(f"inputs have {used} sentinels, targets {len(spans)}")
     return np.array(text, dtype=np.int32)
+
+
+def sentinel_ids(rows: RowShape, sentinels: int) -> range:
+    """So many ids that are in no text, from the last one down.
+
+    Raises:
+      ValueError: fewer are free.
+
+    >>> sentinel_ids(RowShape(length=8, own_start=90, own_stop=100), 3)
+    range(99, 96, -1)
+    """
+    free = rows.own_stop - rows.own_start
+    if sentinels > free:
+        raise ValueError(f"{sentinels} sentinels are asked for, but only {free} ids are in no text")
+    return range(rows.own_stop - 1, rows.own_stop - 1 - sentinels, -1)

@@ -1,24 +1,24 @@
-"""One class per token: named entities, parts of speech. Knows no data set or metric.
+"""One class per token: named entities, parts of speech.
 
 Shape suffixes: B rows, L tokens of a row, D model width, C classes.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from model.config import TransformerConfig
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.base import Batch, Corrupted, Heads, LossOut, Objective
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy_of_logits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenClassification(Objective):
+class TokenClassification(Objective, Claims):
     r"""Predict the label of each labelled token from its hidden state.
 
     .. math:: \sum_{i:\, y_i \ge 0} -\log \mathrm{softmax}(W h_i + c)_{y_i}
@@ -39,7 +39,7 @@ class TokenClassification(Objective):
       >>> from types import SimpleNamespace
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
       >>> config = SimpleNamespace(pools_all=False)
-      >>> network = SimpleNamespace(config=config, encode=lambda tokens, batch: jnp.zeros((1, 3, 2)),
+      >>> network = SimpleNamespace(config=config, encode=lambda batch: jnp.zeros((1, 3, 2)),
       ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 3, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.ones((1, 3), jnp.int32),
       ...          "token_labels": jnp.array([[0, 1, -1]])}
@@ -59,16 +59,15 @@ class TokenClassification(Objective):
         if self.classes < 2:
             raise ValueError(f"classes {self.classes} is below 2")
 
-    def heads(self, config: TransformerConfig) -> tuple[tuple[str, nn.Module], ...]:
+    def heads(self, config: Any) -> Heads:
         """A linear map from each hidden state; ModernBERT's go through its pooler before."""
         classifier = ("token_classifier", Classifier(config, self.classes, config.dropout))
         return (("pooler", Pooler(config)), classifier) if config.pools_all else (classifier,)
 
     def coefficients(self) -> dict[str, float]:
-        """One term."""
         return {"nll": 1.0}
 
-    def initial_loss(self, config: TransformerConfig) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> dict[str, float]:
         """Uniform over the classes."""
         return {"nll": math.log(self.classes)}
 

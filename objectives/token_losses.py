@@ -1,4 +1,4 @@
-"""What single tokens cost a model: given those before them, or given all others. Knows no view, loop or file.
+"""What single tokens cost a model: given those before them, or given all others.
 
 Shape suffixes: B rows, L tokens of a row, G packed segments of a row (index 0 is segment id 1), D model width.
 """
@@ -13,7 +13,7 @@ from objectives.base import Batch
 from objectives.causal_lm import CausalLM
 from objectives.cross_entropy import token_nll
 from objectives.masked_lm import MaskedLM
-from objectives.masking import written
+from objectives.masking import ordinary_tokens, written
 from objectives.segments import membership, nan_if_crowded
 
 
@@ -31,7 +31,7 @@ def next_token_losses(
 ) -> TokenLosses:
     """Of each token given those before it in its segment (and a prefix, where the objective shows one)."""
     corrupted = objective.corrupt(network.config, batch, rng)
-    hidden_BLD = objective.hidden_states(network, batch, corrupted)
+    hidden_BLD = network.encode(corrupted.batch)
     targets_BL, weights_BL = objective.targets(batch, corrupted)
     nll_BL = token_nll(hidden_BLD, network.embedding_VD, None, targets_BL, chunk=objective.chunk)
     # Column i predicted token i + 1.
@@ -44,16 +44,16 @@ def pseudo_losses(objective: MaskedLM, network: BoundNetwork, batch: Batch) -> T
     """Of each ordinary token given all others of its segment: it alone is masked.
 
     Segments do not see each other, so one encode masks the p-th token of every segment, for each p in turn: as many encodes
-    as the longest segment has tokens, with the memory of one. More than `max_segments` packed segments give NaN, as in
-    training.
+    as the longest segment has tokens, with the memory of one. More packed segments than the run's rows may hold give
+    NaN, as in training.
     """
     tokens_BL, positions_BL = batch["tokens"], batch["positions"]
-    scored_BL = objective.ordinary(batch)
-    member_BLG = membership(batch["segment_ids"], objective.max_segments)
+    rows, scored_BL = objective.rows, ordinary_tokens(objective.rows, batch)
+    member_BLG = membership(batch["segment_ids"], rows.max_segments)
 
     def mask_one(position: jax.Array, nll_BL: jax.Array) -> jax.Array:
         masked_BL = scored_BL & (positions_BL == position)
-        hidden_BLD = network.encode(jnp.where(masked_BL, objective.mask_id, tokens_BL), batch)
+        hidden_BLD = network.encode({**batch, "tokens": jnp.where(masked_BL, rows.mask_id, tokens_BL)})
         masked_BLG = member_BLG & masked_BL[..., None]
         column_BG = jnp.argmax(masked_BLG, axis=1)
         hidden_BGD = jnp.take_along_axis(hidden_BLD, column_BG[..., None], axis=1)
@@ -65,5 +65,5 @@ def pseudo_losses(objective: MaskedLM, network: BoundNetwork, batch: Batch) -> T
     nll_BL = jax.lax.fori_loop(
         0, jnp.max(positions_BL) + 1, mask_one, jnp.zeros(tokens_BL.shape, jnp.float32)
     )
-    nll_BL = nan_if_crowded(nll_BL, batch["segment_ids"], objective.max_segments)
+    nll_BL = nan_if_crowded(nll_BL, batch["segment_ids"], rows.max_segments)
     return TokenLosses(nll_BL, scored_BL.astype(jnp.float32))

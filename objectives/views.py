@@ -115,7 +115,7 @@ class BitsPerByte(View):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 4, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 4, 2)))
       >>> batch = {"tokens": jnp.full((1, 4), 7), "segment_ids": jnp.array([[1, 1, 1, 0]]),
       ...          "token_bytes": jnp.full((1, 4), 2)}
       >>> out = BitsPerByte(objective=CausalLM())(uniform, batch, jax.random.key(0))
@@ -163,7 +163,7 @@ class PerPosition(View):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 8, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 8, 2)))
       >>> batch = {"tokens": jnp.full((1, 8), 7), "segment_ids": jnp.array([[1, 1, 1, 1, 1, 2, 2, 0]]),
       ...          "positions": jnp.array([[0, 1, 2, 3, 4, 0, 1, 0]])}
       >>> view = PerPosition(objective=CausalLM())
@@ -253,10 +253,12 @@ class PseudoLogLikelihood(View):
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
       >>> uniform = SimpleNamespace(embedding_VD=jnp.ones((8, 2)), head=lambda name, hidden: (hidden, jnp.zeros(8)),
-      ...                           encode=lambda tokens, batch: jnp.zeros((1, 5, 2)))
+      ...                           encode=lambda batch: jnp.zeros((1, 5, 2)))
       >>> batch = {"tokens": jnp.array([[2, 7, 7, 7, 3]]), "segment_ids": jnp.ones((1, 5), jnp.int32),
       ...          "positions": jnp.arange(5)[None], "token_bytes": jnp.array([[0, 2, 2, 2, 0]])}
-      >>> view = PseudoLogLikelihood(objective=MaskedLM(mask_id=4, max_segments=1))
+      >>> from objectives.rows import RowShape
+      >>> rows = RowShape(length=5, mask_id=4, first_ordinary_id=7)
+      >>> view = PseudoLogLikelihood(objective=MaskedLM().for_rows(rows))
       >>> sums = view(uniform, batch, jax.random.key(0)).metrics
       >>> for reading in view.readings({k: (float(s), float(w)) for k, (s, w) in sums.items()}):
       ...     print(reading.name, round(reading.value, 4), reading.weight, reading.of)
@@ -287,7 +289,7 @@ class PseudoLogLikelihood(View):
         masked_lm = _part(self.objective, MaskedLM)
         losses = pseudo_losses(masked_lm, network, batch)
         nll_sum, tokens = jnp.sum(losses.nll_BL), jnp.sum(losses.weights_BL)
-        member_BLG = membership(batch["segment_ids"], masked_lm.max_segments)
+        member_BLG = membership(batch["segment_ids"], masked_lm.rows.max_segments)
         present_BG = jnp.any(member_BLG & (losses.weights_BL > 0)[..., None], axis=1)
         return LossOut(
             {},
@@ -324,7 +326,7 @@ def choose(names: Sequence[str], objective: Objective, offered: Collection[str])
     Example:
       >>> [view.name for view in choose([], CausalLM(), ["token_bytes"])]
       ['objective', 'bits_per_byte', 'per_position']
-      >>> [view.name for view in choose([], MaskedLM(mask_id=4, max_segments=1), ["token_bytes"])]
+      >>> [view.name for view in choose([], MaskedLM(), ["token_bytes"])]
       ['objective']
     """
     views = {kind.name: kind(objective=objective) for kind in VIEWS}

@@ -72,7 +72,7 @@ def assert_computes_the_same(found: Published, golden: Path) -> None:
 def outputs(found: Published, params, batch) -> dict[str, jax.Array]:
     """Hidden states and whatever the heads say, by one name for both sides."""
     bound = found.network.bind(params)
-    hidden = bound.encode(batch["tokens"], batch)
+    hidden = bound.encode(batch)
     out = {"hidden": hidden}
     heads = {name for name, _ in found.network.heads}
     if "masked_lm" in heads:

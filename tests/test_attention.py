@@ -14,7 +14,7 @@ from model.attention import make_context
 from model.bert import BertConfig
 from model.encoder import EncoderConfig, encoder_tiny
 from model.gpt2 import Gpt2Config
-from model.kernels import MASKED, allowed, choose_kernel
+from model.kernels import MASKED, allowed
 from model.network import Network
 from model.platform import compiling_for
 from train.launch import Mesh
@@ -131,7 +131,7 @@ def test_a_whole_model_agrees_under_each_kernel(attention, monkeypatch):
     params = Network(config.build()).init(jax.random.key(0))
 
     def encode(config):
-        return Network(config.build()).bind(params).encode(tokens, batch)
+        return Network(config.build()).bind(params).encode({**batch, "tokens": tokens})
 
     expected = jax.jit(lambda: encode(config))().astype(jnp.float32)
     swapped = {
@@ -171,11 +171,11 @@ def test_a_whole_model_agrees_under_each_kernel(attention, monkeypatch):
 def test_auto_takes_the_fastest_that_can_work(platform, dtype, length, dropout, expected):
     config = BertConfig(**SMALL, dtype=dtype, attention_dropout=dropout)
     with compiling_for(platform):
-        assert choose_kernel(config, length) == expected
+        assert config.choose_kernel(length) == expected
 
 
 def test_auto_is_plain_here():
-    assert choose_kernel(encoder_tiny(100), 128) == "plain"
+    assert encoder_tiny(100).choose_kernel(128) == "plain"
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_a_choice_that_cannot_work_is_refused_with_both_values(attention, platfo
 def test_the_target_platform_is_left_again():
     with pytest.raises(RuntimeError), compiling_for("tpu"):
         raise RuntimeError
-    assert choose_kernel(encoder_tiny(100), 128) == "plain"
+    assert encoder_tiny(100).choose_kernel(128) == "plain"

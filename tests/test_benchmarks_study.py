@@ -24,19 +24,20 @@ CONFIG = """
 from benchmarks.study import Study, Task
 from benchmarks.tasks import optimizer
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification
+from finetune.tasks.text_classification import TextClassification
 from model.encoder import EncoderConfig
 from objectives.masked_lm import MaskedLM
-from train.experiment import Experiment, TextData
+from train.experiment import Experiment
 from train.launch import Mesh
 from train.optimizer import Optimizer
+from train.text import TextData
 
 
 def config():
     model = EncoderConfig(vocab_size=36, layers=1, width=16, heads=2, mlp_width=32, max_positions=32)
     pretrain = Experiment(
         model=model,
-        objective=MaskedLM(mask_id=4, max_segments=4),
+        objective=MaskedLM(),
         data=TextData(files=("{folder}/text.txt",), length=32, max_segments=4, held_out=0.1, eval_rows=8),
         steps=4, batch_size=8, eval_every=2, save_every=2, launcher=Mesh(),
     )
@@ -59,19 +60,19 @@ COMPARISON = CONFIG.replace("import Study, Task", "import Comparison, Task").rep
     t5 = T5V11Config(
         vocab_size=36, layers=1, width=16, heads=2, head_dim=8, mlp_width=32, max_positions=32, unroll=1
     )
-    spans = SpanCorruption(first_sentinel_id=35, sentinels=4, eos_id=6, inputs_length=32)
+    spans = SpanCorruption(sentinels=4)
     text = dataclasses.replace(pretrain.data, sentinels=4)
     arms = (
         ("masked", dataclasses.replace(pretrain, data=text)),
-        ("fewer", dataclasses.replace(pretrain, data=text, objective=MaskedLM(mask_id=4, max_segments=4, rate=0.1))),
+        ("fewer", dataclasses.replace(pretrain, data=text, objective=MaskedLM(masking=Masking(rate=0.1)))),
         ("spans", dataclasses.replace(pretrain, data=text, model=t5, objective=spans)),
     )
     return Comparison(pretraining=arms, tasks=(task,), labels=16, steps=4, seeds=(0,))
 """,
 )
 COMPARISON = (
-    "import dataclasses\nfrom model.t5 import T5V11Config\nfrom objectives.span_corruption import SpanCorruption\n"
-    + COMPARISON
+    "import dataclasses\nfrom model.t5 import T5V11Config\nfrom objectives.masking import Masking\n"
+    "from objectives.span_corruption import SpanCorruption\n" + COMPARISON
 )
 
 

@@ -1,5 +1,6 @@
 """Every experiment file builds: its network takes shape, its checks pass, its description survives JSON."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -17,6 +18,12 @@ from train.experiment import Experiment
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 
+def told_of_rows(experiment):
+    """Its objective; of a tokenizer that another run makes, such rows as one trained here would give."""
+    data = dataclasses.replace(experiment.data, tokenizer="")
+    return experiment.objective.for_rows(data.row_shape(experiment, None))
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_config(file):
     value = load_config(str(file), object)
@@ -32,6 +39,6 @@ def test_config(file):
         experiments = [experiment for _, experiment in value.pretraining]
     for experiment in experiments:
         assert decode(encode(experiment)) == experiment
-        check_model(experiment.model, experiment.objective, experiment.data.length)
+        check_model(experiment.model, told_of_rows(experiment))
         network = Network(experiment.model.build(), tuple(experiment.objective.heads(experiment.model)))
         assert jax.eval_shape(network.init, jax.random.key(0))["backbone"]

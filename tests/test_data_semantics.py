@@ -11,8 +11,9 @@ from data.documents import Documents
 from data.semantics import count_matrix, semantic_table, truncated_svd
 from objectives.masked_lm import MaskedLM
 from tests.tiny import encoder
-from train.build import SEMANTIC_STD, build
-from train.experiment import Experiment, TextData
+from train.build import build
+from train.experiment import Experiment
+from train.text import SEMANTIC_STD, TextData
 
 # Of different letters, so that no piece belongs to both.
 GOOD, BAD = "hahu huha hauh".split(), "woky kywo yowk".split()
@@ -70,7 +71,7 @@ def corpus(folder):
 def experiment(file, **changes):
     made = Experiment(
         model=encoder(vocab_size=50),
-        objective=MaskedLM(mask_id=4, max_segments=4),
+        objective=MaskedLM(),
         data=TextData(files=(file,), length=32, max_segments=4, held_out=0.1, eval_rows=8),
         steps=1,
         batch_size=8,

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from finetune.adapters import Frozen, LoRA, nest
+from finetune.adapters.frozen import Frozen
+from finetune.adapters.lora import LoRA
 from model.bert import BertConfig, bert_base, roberta_base, roberta_large
 from model.gpt2 import gpt2_large, gpt2_medium, gpt2_small
 from model.heads import Classifier
@@ -18,6 +19,7 @@ from train.checkpoint import flat
 from train.launch import Mesh
 from train.optimizer import Optimizer, decay_mask, depth_multipliers
 from train.state import create_state
+from train.tree import nest
 
 TINY = BertConfig(
     vocab_size=32, layers=4, width=8, heads=2, mlp_width=16, max_positions=16, types=1, dropout=0.0

@@ -23,7 +23,7 @@ from finetune.published.llama import LLAMA
 from finetune.published.modern_bert import MODERN_BERT
 from finetune.published.reading import read
 from finetune.published.writing import write
-from finetune.tasks import TextClassification
+from finetune.tasks.text_classification import TextClassification
 from model.bert import RobertaConfig
 from model.gpt2 import Gpt2Config
 from model.llama import LlamaConfig

@@ -12,10 +12,12 @@ import pytest
 
 from finetune import evaluate
 from finetune.__main__ import main
-from finetune.adapters import Frozen, LoRA
+from finetune.adapters.frozen import Frozen
+from finetune.adapters.lora import LoRA
 from finetune.build import build, fine_tune
 from finetune.predict import Arguments as PredictArguments
 from finetune.predict import answer, load, predict
+from finetune.tasks.token_classification import entity_scores
 from tests.tuned import BAD, GOOD, settings, write_csv
 from train.checkpoint import flat, load_params
 from train.cli import one_line_errors
@@ -34,7 +36,7 @@ def test_fine_tuning_learns_and_is_scored_the_same_everywhere(sentiment, tables)
     assert scores["accuracy"] == pytest.approx(result.best_value) == pytest.approx(row["eval/accuracy"])
     assert scores["nll"] == pytest.approx(row["eval/nll"], rel=1e-4) and scores["examples"] == 40
     assert row["train_sample/accuracy"] > 0.9
-    assert read_json(folder / "config.json")["classes"] == ["bad", "good"]
+    assert read_json(folder / "config.json")["learned"] == ["bad", "good"]
 
 
 def test_predictions_are_those_that_were_scored(sentiment, tables):
@@ -139,7 +141,7 @@ def test_labels_draw_a_nested_subset_but_classes_come_from_all(pretrained, table
     few, more = drawn(3), drawn(12)
     assert few < more and 3 >= len(few) and 8 < len(more) <= 12
     built = build(settings(pretrained, tables, data={"labels": 1}))
-    assert built.classes == ("bad", "good")
+    assert built.learned == ("bad", "good")
 
 
 def test_epochs_set_the_steps(pretrained, tables):
@@ -253,6 +255,6 @@ def test_a_pretraining_run_cannot_predict(pretrained):
 def test_entities_count_only_when_type_and_both_ends_agree():
     true = [["B-PER", "I-PER", "O", "B-LOC", "B-LOC"], ["O", "O"]]
     found = [["B-PER", "O", "O", "B-ORG", "B-LOC"], ["B-LOC", "I-LOC"]]
-    scores = evaluate.entity_scores(true, found)
+    scores = entity_scores(true, found)
     assert scores == {"f1": pytest.approx(2 / 7), "precision": 0.25, "recall": pytest.approx(1 / 3)}
-    assert evaluate.entity_scores([["O"]], [["O"]])["f1"] == 0.0
+    assert entity_scores([["O"]], [["O"]])["f1"] == 0.0

@@ -66,13 +66,13 @@ def packed(lengths, length=12):
 # Compiled once per config and shape.
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def encode(config, params, batch, dropout_rng=None):
-    return Network(config.build()).bind(params, dropout_rng).encode(batch["tokens"], batch)
+    return Network(config.build()).bind(params, dropout_rng).encode(batch)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def loss_and_grad(config, params, batch, weights_BLD):
     def loss(params):
-        hidden_BLD = Network(config.build()).bind(params).encode(batch["tokens"], batch)
+        hidden_BLD = Network(config.build()).bind(params).encode(batch)
         return jnp.sum(hidden_BLD.astype(jnp.float32) * weights_BLD)
 
     return jax.value_and_grad(loss)(params)

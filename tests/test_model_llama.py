@@ -53,7 +53,7 @@ def test_parameters(preset, expected):
 def test_agrees_with_the_published_model(name, change):
     batch, outputs = inputs(36), golden("llama")
     network = published(Network(LlamaConfig(**SHAPE, kv_heads=KV_HEADS, **change).build()))
-    hidden = network.encode(batch["tokens"], batch)
+    hidden = network.encode(batch)
     assert_agrees(hidden, outputs[f"{name}_hidden"], batch["segment_ids"])
     assert_agrees(network.unembed(hidden)[:, ::3], outputs[f"{name}_logits"], batch["segment_ids"][:, ::3])
 

@@ -9,7 +9,6 @@ import pytest
 
 from model import modern_bert
 from model.attention import make_context, narrowed
-from model.kernels import choose_kernel
 from model.modern_bert import ModernBertConfig
 from model.network import Network
 from model.platform import compiling_for
@@ -39,7 +38,7 @@ def test_parameters(preset, expected):
 def test_agrees_with_the_published_model():
     batch = inputs(36)
     network = published(Network(ModernBertConfig(**(SHAPE | MODERN_BERT)).build()))
-    hidden = network.encode(batch["tokens"], batch)
+    hidden = network.encode(batch)
     assert_agrees(hidden, golden("modern_bert")["modern_bert_hidden"], batch["segment_ids"])
 
 
@@ -84,11 +83,11 @@ def test_every_block_but_the_first_has_an_attention_norm():
 def test_kernels_that_can_have_a_window():
     low = dataclasses.replace(CONFIG, dtype="bfloat16")
     with compiling_for("tpu"):
-        assert choose_kernel(low, 128) == "plain"
+        assert low.choose_kernel(128) == "plain"
         with pytest.raises(ValueError, match='"splash" cannot mix narrow and wide layers, but window is 4'):
-            choose_kernel(dataclasses.replace(low, attention="splash"), 128)
+            dataclasses.replace(low, attention="splash").choose_kernel(128)
     with compiling_for("gpu"):
-        assert choose_kernel(low, 128) == "cudnn"
+        assert low.choose_kernel(128) == "cudnn"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from model.gpt2 import Gpt2Config
-from model.kernels import choose_kernel
 from model.llama import LlamaConfig
 from model.network import Network
 from model.platform import compiling_for
@@ -49,13 +48,13 @@ def test_what_reads_both_ways_anyway_ignores_it():
 def test_kernels_that_can_have_a_prefix():
     config = Gpt2Config(**(SMALL | {"max_positions": 128}), **STILL, dtype="bfloat16")
     with compiling_for("tpu"):
-        assert choose_kernel(config, 128) == "splash"
-        assert choose_kernel(config, 128, prefixed=True) == "plain"
+        assert config.choose_kernel(128) == "splash"
+        assert config.choose_kernel(128, prefixed=True) == "plain"
     with compiling_for("gpu"):
-        assert choose_kernel(config, 128, prefixed=True) == "cudnn"
+        assert config.choose_kernel(128, prefixed=True) == "cudnn"
     asked = dataclasses.replace(config, attention="splash")
     row = jnp.zeros((1, 128), jnp.int32)
-    batch = {"segment_ids": row, "positions": row, "prefix": row == 0}
+    batch = {"tokens": row, "segment_ids": row, "positions": row, "prefix": row == 0}
     params = jax.tree.map(jnp.asarray, restless(config))
     with compiling_for("tpu"), pytest.raises(ValueError, match='"splash" cannot look ahead within a prefix'):
-        Network(asked.build()).bind(params).encode(row, batch)
+        Network(asked.build()).bind(params).encode(batch)

@@ -30,7 +30,7 @@ def test_bert_with_all_its_heads():
         ("next_sentence", Classifier(config, 2)),
     )
     network = published(Network(config.build(), heads))
-    hidden = network.encode(BATCH["tokens"], BATCH)
+    hidden = network.encode(BATCH)
     assert_agrees(hidden, "bert_hidden")
     assert_agrees(network.unembed(*network.head("masked_lm", hidden)), "bert_masked_lm")
     assert_agrees(network.head("next_sentence", network.head("pooler", hidden[:, 0])), "bert_next_sentence")
@@ -39,7 +39,7 @@ def test_bert_with_all_its_heads():
 def test_roberta_masked_lm():
     config = RobertaConfig(**SHAPE)
     network = published(Network(config.build(), (("masked_lm", MaskedLMHead(config)),)))
-    hidden = network.encode(BATCH["tokens"], BATCH)
+    hidden = network.encode(BATCH)
     assert_agrees(hidden, "roberta_hidden")
     assert_agrees(network.unembed(*network.head("masked_lm", hidden)), "roberta_masked_lm")
 
@@ -47,6 +47,6 @@ def test_roberta_masked_lm():
 @pytest.mark.parametrize("unroll", (1, 2))
 def test_gpt2(unroll):
     network = published(Network(Gpt2Config(**SHAPE, unroll=unroll).build()))
-    hidden = network.encode(BATCH["tokens"], BATCH)
+    hidden = network.encode(BATCH)
     assert_agrees(hidden, "gpt2_hidden")
     assert_agrees(network.unembed(hidden), "gpt2_logits")

@@ -11,7 +11,6 @@ import pytest
 
 from model import t5
 from model.gpt2 import Gpt2Config
-from model.kernels import choose_kernel
 from model.network import Network
 from model.platform import compiling_for
 from model.t5 import T5Config, T5V11Config, buckets
@@ -71,7 +70,7 @@ def test_initial_scales_are_the_published_ones():
 def test_agrees_with_the_published_model(name, make):
     batch, outputs = seq2seq_inputs(), golden("t5")
     network = published(Network(make(**SHAPE, **STILL, head_dim=T5_HEAD_DIM).build()))
-    memory = network.encode(batch["tokens"], batch)
+    memory = network.encode(batch)
     assert_agrees(memory, outputs[f"{name}_encoder"], batch["segment_ids"])
     hidden = network.decode(batch["target_tokens"], batch, memory)
     assert_agrees(network.unembed(hidden), outputs[f"{name}_logits"], batch["target_segment_ids"])
@@ -102,7 +101,7 @@ BATCH = seq2seq([[5, 4], [6]], [[3, 4], [2, 3]])  # the last target has no sourc
 
 def translate(config, params, batch, dropout_rng=None):
     network = Network(config.build()).bind(params, dropout_rng)
-    return network.decode(batch["target_tokens"], batch, network.encode(batch["tokens"], batch))
+    return network.decode(batch["target_tokens"], batch, network.encode(batch))
 
 
 decode = jax.jit(translate, static_argnums=0, compiler_options=QUICK)
@@ -207,7 +206,7 @@ def test_logical_axes_mirror_the_parameters():
 
 
 def test_plain_keeps_the_mathematics():
-    network = Network(dataclasses.replace(SMALL_T5, remat="full").build()).plain()
+    network = Network(dataclasses.replace(SMALL_T5, remat="full").build()).plain(16)
     assert network.backbone.config == dataclasses.replace(SMALL_T5, attention="plain")
 
 
@@ -215,7 +214,7 @@ def test_only_the_plain_kernel_adds_position_biases():
     still = dataclasses.replace(SMALL_T5, dtype="bfloat16")
     for platform in ("tpu", "gpu"):
         with compiling_for(platform):
-            assert choose_kernel(still, 128) == "plain"
+            assert still.choose_kernel(128) == "plain"
     asked = dataclasses.replace(still, attention="splash", max_positions=128)
     row = jax.ShapeDtypeStruct((1, 128), jnp.int32)
     batch = {"segment_ids": row, "positions": row}
@@ -224,7 +223,9 @@ def test_only_the_plain_kernel_adds_position_biases():
         pytest.raises(ValueError, match='"splash" cannot add position biases.*T5Config'),
     ):
         jax.eval_shape(
-            lambda batch, params: Network(asked.build()).bind(params).encode(batch["segment_ids"], batch),
+            lambda batch, params: (
+                Network(asked.build()).bind(params).encode({**batch, "tokens": batch["segment_ids"]})
+            ),
             batch,
             restless(SMALL_T5),
         )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from objectives.cross_entropy import cross_entropy, cross_entropy_of_logits
+from objectives.cross_entropy import Nll, cross_entropy, cross_entropy_of_logits, split, sweep, token_nll
+from objectives.divergence import Divergence
 from objectives.measuring import QUICK
 
 _quick = functools.partial(jax.jit, compiler_options=QUICK)
@@ -56,6 +57,65 @@ def test_sums_and_gradients_are_the_plain_ones(chunk, z_loss):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     # Without differentiation the chunked path takes another road.
     assert abs(float(_quick(ours)(hidden, table, bias)[0] - expected)) < 1e-3
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("chunk", [None, 4, 5])
+def test_the_loss_of_each_token_and_its_gradient_are_the_plain_ones(chunk, biased):
+    hidden, table, bias, targets, _ = _inputs()
+    # Of either sign and any size: what a preference or a policy makes of a token's loss.
+    cotangent = jax.random.normal(jax.random.key(9), targets.shape)
+    factors = (hidden, table, bias) if biased else (hidden, table)
+
+    def ours(hidden, table, bias=None):
+        return token_nll(hidden, table, bias, targets, chunk=chunk)
+
+    def plain(hidden, table, bias=None):
+        logits = jnp.einsum("BPD,VD->BPV", hidden, table)
+        logits = logits if bias is None else logits + bias[None, None]
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+
+    def both(*factors):
+        return [(value, pull(cotangent)) for value, pull in (jax.vjp(f, *factors) for f in (ours, plain))]
+
+    (nll, grads), (expected, expected_grads) = _quick(both)(*factors)
+    np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _rules():
+    """(rule, arrays of each position, tables) of both losses over a vocabulary of 37."""
+    hidden, table, bias, targets, weights = _inputs()
+    teacher, teacher_table, *_ = _inputs(D=6, seed=1)
+    yield Nll(z_loss=0.1), (targets, weights), ()
+    yield Divergence(temperature=2.5), (teacher, weights), (teacher_table, None)
+
+
+@pytest.mark.parametrize(("rule", "positions", "tables"), list(_rules()), ids=["nll", "divergence"])
+def test_one_sweep_serves_every_rule(rule, positions, tables):
+    """The gradient that a rule states is that of its first sum, and the sweep carries it to the factors, chunked or not."""
+    hidden, table, bias, *_ = _inputs()
+
+    def swept(hidden, table, bias, chunk):
+        chunked = tuple(split(x, chunk) for x in positions)
+        return sweep(rule, split(hidden, chunk), table, bias, chunked, tables)[0]
+
+    def stated(hidden, table, bias):
+        flat = tuple(x.reshape(-1, *x.shape[2:]) for x in positions)
+        logits_RV = jnp.einsum("BPD,VD->BPV", hidden, table).reshape(-1, len(table)) + bias[None]
+        return rule(logits_RV, flat, tables)[0][0]
+
+    def all_of(*factors):
+        whole = jax.value_and_grad(stated, argnums=(0, 1, 2))(*factors)
+        gradient = jax.value_and_grad(swept, argnums=(0, 1, 2))
+        return whole, [gradient(*factors, chunk) for chunk in (4, 10)]
+
+    (expected, expected_grads), found = _quick(all_of)(hidden, table, bias)
+    for value, grads in found:
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        for a, b in zip(grads, expected_grads, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_keeps_its_dtype_and_sums_in_float32():

@@ -12,7 +12,7 @@ from objectives.base import Scored
 from objectives.causal_lm import successors
 from objectives.distillation import Distillation
 from objectives.divergence import divergence
-from objectives.examples import small_batch, small_config
+from objectives.examples import in_small_rows, small_batch, small_config
 from objectives.measuring import QUICK, companions_of, fresh, network_of, on_device
 from objectives.mixture import Mixture
 
@@ -82,10 +82,7 @@ def direct(base, temperature, network, batch):
         targets, weights = successors(batch)
     if isinstance(base, prefix_lm.PrefixLM):
         weights = weights * (batch["positions"] + 1 >= corrupted.plan["split"])
-        batch = {**batch, "prefix": corrupted.plan["prefix"]}
-    s, t = (
-        logits(n, n.encode(corrupted.tokens_BL, batch), base) for n in (network, network.companion["teacher"])
-    )
+    s, t = (logits(n, n.encode(corrupted.batch), base) for n in (network, network.companion["teacher"]))
     nll = -jnp.take_along_axis(jax.nn.log_softmax(s), targets[..., None], axis=-1)[..., 0]
     p, q = jax.nn.softmax(t / temperature), jax.nn.softmax(s / temperature)
     kl = temperature**2 * jnp.sum(p * (jnp.log(p) - jnp.log(q)), axis=-1)
@@ -98,7 +95,7 @@ def direct(base, temperature, network, batch):
     ids=["masked", "causal", "prefix"],
 )
 def test_values_are_those_of_a_direct_computation_and_the_student_alone_moves(base):
-    objective = Distillation(base=base, temperature=3.0, soft=0.25)
+    objective = in_small_rows(Distillation(base=base, temperature=3.0, soft=0.25))
     network, batch = network_of(objective, small_config(objective)), on_device(small_batch(objective))
     params = fresh(network), companions_of(network)
 
@@ -107,7 +104,7 @@ def test_values_are_those_of_a_direct_computation_and_the_student_alone_moves(ba
         return sum(objective.coefficients()[k] * loss for k, (loss, _) in terms.items()), terms
 
     def expected(params):
-        terms, weight = direct(base, 3.0, network.bind(params[0], None, params[1]), batch)
+        terms, weight = direct(objective.base, 3.0, network.bind(params[0], None, params[1]), batch)
         return 0.75 * terms["nll"] + 0.25 * terms["kl"], (terms, weight)
 
     def both(params):

@@ -1,5 +1,6 @@
 """Masking: exact counts, claimed rates, uniform places, nothing dropped, the same under any layout."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,12 +9,21 @@ import numpy as np
 import pytest
 
 from model.encoder import EncoderConfig
+from objectives.base import Corrupted
 from objectives.masked_lm import MaskedLM
-from objectives.masking import LONGEST_SPAN, count_tables, span_words
+from objectives.masking import Masking, count_tables
 from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of
 from objectives.randomness import token_bits
+from objectives.rows import NO_ID, RowShape
+from objectives.whole_words import LONGEST_SPAN, span_words
 
 CONFIG = EncoderConfig(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=512)
+ROWS = RowShape(length=512, cls_id=2, sep_id=3, mask_id=4, first_ordinary_id=7)
+
+
+def _masked_lm(max_segments=1, kind=MaskedLM, **masking):
+    """An objective with this masking, told of rows of so many segments."""
+    return kind(masking=Masking(**masking)).for_rows(dataclasses.replace(ROWS, max_segments=max_segments))
 
 
 def _batch(sizes_by_row, length, seed=0, specials=True):
@@ -55,7 +65,7 @@ def _scored(objective, batch, seed=0):
 def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
     rows = [(128,), (1, 2, 3, 4, 5, 6, 50), (17,) * 7, (3, 4) * 4, (1,) * 8, ()]
     batch = _batch(rows, 128)
-    objective = MaskedLM(mask_id=4, max_segments=8, rate=rate, cap_rate=cap_rate)
+    objective = _masked_lm(8, rate=rate, cap_rate=cap_rate)
     scored = _scored(objective, batch)
     assert scored.max() <= 1
     assert not np.any(scored[np.asarray(batch["tokens"]) < 7])
@@ -70,7 +80,7 @@ def test_counts_are_exact_and_nothing_is_dropped(rate, cap_rate):
 def test_bert_scores_at_most_20_of_128_and_80_of_512():
     for length, cap in ((128, 20), (512, 80)):
         batch = _batch([(length,)], length, specials=False)
-        assert _scored(MaskedLM(mask_id=4, max_segments=1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
+        assert _scored(_masked_lm(1, rate=0.4, cap_rate=20 / 128), batch).sum() == cap
 
 
 @pytest.mark.parametrize(("length", "segments"), [(128, 1), (128, 8), (40, 5), (20, 30), (64, 64)])
@@ -82,13 +92,13 @@ def test_columns_are_the_exact_bound(length, segments, rate, cap_rate):
     reach = np.zeros(length + 1, int)
     for _ in range(segments):
         reach = np.array([max(reach[n - k] + best[k] for k in range(n + 1)) for n in range(length + 1)])
-    objective = MaskedLM(mask_id=4, max_segments=segments, rate=rate, cap_rate=cap_rate)
-    assert objective.scored_positions(length) == reach.max()
+    objective = _masked_lm(segments, rate=rate, cap_rate=cap_rate)
+    assert objective.masking.scored_positions(length, segments) == reach.max()
 
 
 def test_rates_and_places_over_many_steps():
     batch = _batch([(64, 30), (10, 80)] * 4, 96)
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = _masked_lm(2)
 
     def one(rng):
         corrupted = objective.corrupt(CONFIG, batch, rng)
@@ -133,7 +143,7 @@ def _word_ids(batch):
 @pytest.mark.parametrize("unit", ["word", "span"])
 def test_words_are_scored_whole_up_to_the_count(unit):
     batch = _words(_batch([(128,), (60, 40, 20), (17,) * 7, (3, 4) * 4, ()], 128), 2)
-    objective = MaskedLM(mask_id=4, max_segments=8, rate=0.3, cap_rate=1.0, unit=unit)
+    objective = _masked_lm(8, rate=0.3, cap_rate=1.0, unit=unit)
     words, segments = _word_ids(batch), np.asarray(batch["segment_ids"])
     shares = []
     for seed in range(8):
@@ -160,10 +170,10 @@ def test_spans_have_published_lengths_and_one_fate():
     assert 3.75 < lengths.mean() < 3.85
     # One token a word and a low rate: the runs that are scored are the spans, cut where the count is full.
     batch = {**_batch([(512,)] * 16, 512), "word_starts": jnp.ones((16, 512), jnp.int32)}
-    objective = MaskedLM(mask_id=4, max_segments=1, rate=0.05, cap_rate=1.0, unit="span")
+    objective = _masked_lm(1, rate=0.05, cap_rate=1.0, unit="span")
     corrupted = _corrupt(objective, batch, jax.random.key(1))
     scored = _scored(objective, batch, 1)
-    masked = np.asarray(corrupted.tokens_BL) == 4
+    masked = np.asarray(corrupted.batch["tokens"]) == 4
     runs = [run for row in range(16) for run in _runs(scored[row])]
     assert 2 < np.mean([stop - start for start, stop in runs]) < 4.5
     mixed = sum(
@@ -179,21 +189,21 @@ def _runs(scored):
 
 
 def test_a_segment_is_masked_alike_wherever_it_lies():
-    objective = MaskedLM(mask_id=4, max_segments=3)
+    objective = _masked_lm(3)
     batch = _batch([(20, 30, 10), (40,)], 64)
-    here = np.asarray(_corrupt(objective, batch, jax.random.key(3)).tokens_BL)
+    here = np.asarray(_corrupt(objective, batch, jax.random.key(3)).batch["tokens"])
     # Segment 2 of row 0, alone in a longer row that lies second: same example id, segment id, positions.
     tokens, segments, positions = (np.zeros((2, 100), np.int32) for _ in range(3))
     tokens[1, 5:35], segments[1, 5:35] = np.asarray(batch["tokens"])[0, 20:50], 2
     positions[1, 5:35] = np.arange(30)
     moved = dict(tokens=tokens, segment_ids=segments, positions=positions, example_ids=np.array([7, 100]))
-    there = _corrupt(objective, moved, jax.random.key(3)).tokens_BL
+    there = _corrupt(objective, moved, jax.random.key(3)).batch["tokens"]
     np.testing.assert_array_equal(here[0, 20:50], np.asarray(there)[1, 5:35])
     assert np.any(here[0, 20:50] != np.asarray(batch["tokens"])[0, 20:50])
 
 
 def test_steps_examples_and_segments_are_masked_differently():
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = _masked_lm(2)
     batch = _batch([(40, 40), (40, 40)], 80)
     one, other = _scored(objective, batch, seed=0), _scored(objective, batch, seed=1)
     assert np.any(one != other)
@@ -203,7 +213,7 @@ def test_steps_examples_and_segments_are_masked_differently():
 def test_fixed_masks_come_back():
     batch = _batch([(40,), (40,)], 40)
     for count in (1, 3):
-        objective = MaskedLM(mask_id=4, max_segments=1, fixed_masks=count)
+        objective = _masked_lm(1, fixed_masks=count)
         seen = np.stack([_scored(objective, batch, seed) for seed in range(30)])
         for row in range(2):
             assert len(np.unique(seen[:, row], axis=0)) == count
@@ -220,11 +230,23 @@ def test_every_key_implementation_draws_per_token():
         assert len(np.unique(bits)) == bits.size
 
 
+class AtEveryPosition(MaskedLM):
+    """Scores the whole row, with weight 0 where nothing is to be predicted."""
+
+    def corrupt(self, config, batch, rng):
+        read, plan = super().corrupt(config, batch, rng)
+        tokens_BL = batch["tokens"]
+        rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
+        weights_BL = jnp.zeros(tokens_BL.shape).at[rows_B1, plan["positions"]].add(plan["weights"])
+        every_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
+        return Corrupted(read, {"positions": every_BL, "targets": tokens_BL, "weights": weights_BL})
+
+
 def test_gathering_changes_nothing_but_the_work():
     batch = _batch([(20, 30, 10), (40,), ()], 64)
     losses = []
-    for gather in (True, False):
-        objective = MaskedLM(mask_id=4, max_segments=3, gather=gather)
+    for kind in (MaskedLM, AtEveryPosition):
+        objective = _masked_lm(3, kind)
         network = network_of(objective, CONFIG)
         losses.append(evaluate(objective, network, fresh(network), batch))
     for a, b in zip(*map(jax.tree.leaves, losses), strict=True):
@@ -232,7 +254,7 @@ def test_gathering_changes_nothing_but_the_work():
 
 
 def test_more_segments_than_declared_is_no_silent_loss():
-    objective = MaskedLM(mask_id=4, max_segments=2)
+    objective = _masked_lm(2)
     network = network_of(objective, CONFIG)
     out, _ = evaluate(objective, network, fresh(network), _batch([(8, 8, 8), (), ()], 64))
     assert np.isnan(out.terms["nll"][0])
@@ -241,25 +263,29 @@ def test_more_segments_than_declared_is_no_silent_loss():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(mask_id=64), "mask_id 64 is outside"),
-        (dict(mask_id=9), "mask_id 9 is not below first_ordinary_id 7"),
-        (dict(mask_id=4, first_ordinary_id=64), "leaves no ordinary token"),
+        (dict(mask_id=64), "mask_id 64 must be below first_ordinary_id 7"),
+        (dict(mask_id=9), "mask_id 9 must be below first_ordinary_id 7"),
+        (dict(first_ordinary_id=64), "first_ordinary_id 64, and that in the vocabulary of 64"),
+        (dict(mask_id=NO_ID), "MaskedLM needs mask_id, but the tokenizer has no such token"),
     ],
 )
 def test_impossible_vocabularies_are_refused_early(fields, message):
     with pytest.raises(ValueError, match=message):
-        MaskedLM(max_segments=1, **fields).check(CONFIG, 32)
+        MaskedLM().for_rows(dataclasses.replace(ROWS, **fields)).check(CONFIG)
+
+
+def test_an_objective_that_was_told_no_rows_says_so():
+    with pytest.raises(ValueError, match="MaskedLM was not told what its rows are"):
+        MaskedLM().check(CONFIG)
 
 
 def test_impossible_shares_are_refused():
     with pytest.raises(ValueError, match="must not exceed 1"):
-        MaskedLM(mask_id=4, max_segments=1, mask_share=0.9, random_share=0.2)
+        Masking(mask_share=0.9, random_share=0.2)
 
 
 def test_a_schedule_has_exact_counts_at_every_rate():
-    objective = MaskedLM(
-        mask_id=4, max_segments=1, rate=0.3, final_rate=0.15, rate_examples=3200, cap_rate=1.0
-    )
+    objective = _masked_lm(1, rate=0.3, final_rate=0.15, rate_examples=3200, cap_rate=1.0)
     batch = _batch([(100,)] * 5, 100)
     batch["example_ids"] = jnp.array([0, 99, 1600, 3200, 2**31 - 1])
     scored = _scored(objective, batch).sum(axis=1)
@@ -279,10 +305,10 @@ def test_a_schedule_has_exact_counts_at_every_rate():
 )
 def test_schedules_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        MaskedLM(**(dict(mask_id=4, max_segments=1) | changes))
+        Masking(**changes)
 
 
 def test_a_higher_rate_raises_the_cap_that_was_not_chosen():
-    assert MaskedLM(mask_id=4, max_segments=1).cap == 20 / 128
-    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3).cap == 0.3
-    assert MaskedLM(mask_id=4, max_segments=1, rate=0.3, cap_rate=0.2).cap == 0.2
+    assert Masking().cap == 20 / 128
+    assert Masking(rate=0.3).cap == 0.3
+    assert Masking(rate=0.3, cap_rate=0.2).cap == 0.2

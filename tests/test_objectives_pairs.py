@@ -1,5 +1,7 @@
 """Rows of pairs are full, fair, and give the label away by nothing but their content."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from model.bert import BertConfig
 from objectives.bert_next_sentence import BertNextSentence
 from objectives.neighbour_words import NeighbourWords
 from objectives.next_sentence import NextSentence
+from objectives.rows import RowShape
 
 
 class Corpus:
@@ -26,8 +29,12 @@ class Corpus:
         return self.hashes[index]
 
 
-def _objective(**changes):
-    return NextSentence(**(dict(cls_id=2, sep_id=3, length=128, max_segments=4) | changes))
+ROWS = RowShape(length=128, max_segments=4, cls_id=2, sep_id=3)
+
+
+def _objective(length=128, max_segments=4, kind=NextSentence, **fields):
+    rows = dataclasses.replace(ROWS, length=length, max_segments=max_segments)
+    return kind(**fields).for_rows(rows)
 
 
 def _pairs(objective, docs, rows, seed=0):
@@ -127,22 +134,17 @@ def test_one_distinct_document_is_refused_at_the_start():
 
 
 def test_impossible_lengths_are_refused():
-    with pytest.raises(ValueError, match="cannot be promised"):
-        _objective(max_segments=2)
-    with pytest.raises(ValueError, match="below twice"):
-        _objective(shortest_pair=100, longest_pair=110)
     config = BertConfig(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32)
-    with pytest.raises(ValueError, match="rows have length 64"):
-        _objective().check(config, 64)
-
-
-def _neighbours(**changes):
-    return NeighbourWords(**(dict(cls_id=2, sep_id=3, length=128, max_segments=4) | changes))
+    with pytest.raises(ValueError, match="cannot be promised"):
+        _objective(max_segments=2).check(config)
+    with pytest.raises(ValueError, match="below twice"):
+        _objective(shortest_pair=100, longest_pair=110).check(config)
+    _objective().check(config)
 
 
 @pytest.mark.parametrize("pieces", [2, 3])
 def test_segments_of_a_unit_follow_each_other_in_one_document(pieces):
-    objective = _neighbours(segments_per_document=pieces, max_segments=2 * pieces)
+    objective = _objective(kind=NeighbourWords, max_segments=2 * pieces, segments_per_document=pieces)
     docs = Corpus(_sizes())
     filled = []
     for i in range(200):
@@ -180,15 +182,8 @@ class Texts(Corpus):
 )
 def test_berts_rule_has_its_own_share_of_random_pairs(sentences, share):
     docs = Texts(sentences)
-    objective = BertNextSentence(
-        cls_id=2,
-        sep_id=3,
-        length=64,
-        max_segments=1,
-        shortest_pair=64,
-        longest_pair=64,
-        sentence_ends=(999,),
-    )
+    pairs = dict(shortest_pair=64, longest_pair=64, sentence_ends=(999,))
+    objective = _objective(kind=BertNextSentence, length=64, max_segments=1, **pairs)
     assert objective.random_share(docs, 61) == pytest.approx(share)
     n = 1500
     labels = [objective.make_example(docs, i, np.random.default_rng([7, i]))["labels"][0] for i in range(n)]
@@ -197,9 +192,7 @@ def test_berts_rule_has_its_own_share_of_random_pairs(sentences, share):
 
 def test_pairs_by_berts_rule_follow_each_other_or_come_from_elsewhere():
     docs = Texts([tuple(np.random.default_rng(d).integers(5, 40, 12)) for d in range(20)])
-    objective = BertNextSentence(
-        cls_id=2, sep_id=3, length=128, max_segments=4, sentence_ends=(999,), shortest_pair=32
-    )
+    objective = _objective(kind=BertNextSentence, sentence_ends=(999,), shortest_pair=32)
     labels = []
     for a, b, label in _pairs(objective, docs, 200):
         a, b = (x[x != 999] for x in (a, b))

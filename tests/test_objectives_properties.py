@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 
 from objectives import properties
-from objectives.base import Corrupted, LossOut
+from objectives.base import Corrupted, LossOut, Objective
 from objectives.bert_next_sentence import BertNextSentence
 from objectives.causal_lm import CausalLM, successors
 from objectives.check import main, verdicts
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy
 from objectives.distillation import Distillation
-from objectives.examples import example_of, examples, small_batch, small_config
+from objectives.examples import example_of, examples, in_small_rows, small_batch, small_config
 from objectives.masked_lm import MaskedLM
+from objectives.masking import Masking
 from objectives.multi_token import MultiToken
 from objectives.next_sentence import NextSentence
 from objectives.prefix_lm import PrefixLM
 from objectives.replaced_token_detection import ReplacedTokenDetection
+from objectives.rows import RowMaker
 from objectives.segments import label_weights
 from objectives.sentence_order import SentenceOrder
 from objectives.sequence_classification import SequenceClassification
@@ -31,12 +34,12 @@ from objectives.span_corruption import SpanCorruption
 EXAMPLES = dict(examples())
 VARIANTS = {
     **EXAMPLES,
-    "masked_lm, words": dataclasses.replace(EXAMPLES["masked_lm"], unit="word"),
-    "masked_lm, spans": dataclasses.replace(EXAMPLES["masked_lm"], unit="span"),
-    "masked_lm, rising": dataclasses.replace(
-        EXAMPLES["masked_lm"], final_rate=0.4, cap_rate=0.5, rate_examples=20
+    "masked_lm, words": in_small_rows(MaskedLM(masking=Masking(unit="word"))),
+    "masked_lm, spans": in_small_rows(MaskedLM(masking=Masking(unit="span"))),
+    "masked_lm, rising": in_small_rows(
+        MaskedLM(masking=Masking(final_rate=0.4, cap_rate=0.5, rate_examples=20))
     ),
-    "distillation, causal": dataclasses.replace(EXAMPLES["distillation"], base=CausalLM()),
+    "distillation, causal": in_small_rows(Distillation(base=CausalLM())),
 }
 
 
@@ -77,6 +80,15 @@ def test_a_file_without_example_is_refused():
         example_of(module)
 
 
+def test_what_nobody_would_ask_for_is_refused():
+    """Claims and rows are asked of a Claims and of a RowMaker only: elsewhere they would be passed over in silence."""
+    for base, name in ((Claims, "initial_loss"), (Claims, "corruption_claims"), (RowMaker, "make_example")):
+        members = {name: lambda *_: {}}
+        with pytest.raises(TypeError, match=rf"write class Mine\(Objective, {base.__name__}\)"):
+            type("Mine", (Objective,), members)
+        assert issubclass(type("Mine", (Objective, base), members), base)
+
+
 # Mutants, each wrong in one way that has been seen in published code.
 
 
@@ -112,7 +124,7 @@ class IgnoresWeights(SequenceClassification):
 
 class TwentyPercentRandom(MaskedLM):
     def corrupt(self, config, batch, rng):
-        return dataclasses.replace(_plain(self), random_share=0.2).corrupt(config, batch, rng)
+        return dataclasses.replace(self.masking, random_share=0.2).mask(self.rows, 64, batch, rng)
 
 
 class ScoresItsOwnPrefix(PrefixLM):
@@ -131,19 +143,22 @@ class SamplesWhatItMasked(ReplacedTokenDetection):
     def corrupt(self, config, batch, rng):
         corrupted = super().corrupt(config, batch, rng)
         rows = jnp.arange(batch["tokens"].shape[0])[:, None]
-        shown = corrupted.tokens_BL.at[rows, corrupted.plan["positions"]].set(corrupted.plan["targets"])
-        return Corrupted(shown, corrupted.plan)
+        tokens_BL = corrupted.batch["tokens"]
+        shown_BL = tokens_BL.at[rows, corrupted.plan["positions"]].set(corrupted.plan["targets"])
+        return Corrupted({**batch, "tokens": shown_BL}, corrupted.plan)
 
 
 class MasksByRow(MaskedLM):
     def corrupt(self, config, batch, rng):
         rows = jnp.arange(batch["tokens"].shape[0])
-        return super().corrupt(config, {**batch, "example_ids": rows}, rng)
+        read, plan = super().corrupt(config, {**batch, "example_ids": rows}, rng)
+        return Corrupted({**batch, "tokens": read["tokens"]}, plan)
 
 
 class DrawsOnceForAll(MaskedLM):
     def corrupt(self, config, batch, rng):
-        return super().corrupt(config, {**batch, "example_ids": 0 * batch["example_ids"]}, rng)
+        read, plan = super().corrupt(config, {**batch, "example_ids": 0 * batch["example_ids"]}, rng)
+        return Corrupted({**batch, "tokens": read["tokens"]}, plan)
 
 
 class MasksByLength(MaskedLM):
@@ -166,8 +181,9 @@ class PoolsTheWholeRow(SequenceClassification):
 
 class TouchesSpecialTokens(MaskedLM):
     def corrupt(self, config, batch, rng):
-        corrupted = super().corrupt(config, batch, rng)
-        return Corrupted(jnp.where(batch["tokens"] == 3, self.mask_id, corrupted.tokens_BL), corrupted.plan)
+        read, plan = super().corrupt(config, batch, rng)
+        touched_BL = jnp.where(batch["tokens"] == 3, self.rows.mask_id, read["tokens"])
+        return Corrupted({**batch, "tokens": touched_BL}, plan)
 
 
 class UnlearnableLabels(SequenceClassification):
@@ -229,16 +245,16 @@ class NeverSwaps(SentenceOrder):
 class SentinelsAscend(SpanCorruption):
     def make_example(self, docs, index, rng):
         row = super().make_example(docs, index, rng)
-        last = self.first_sentinel_id - self.sentinels + 1
+        first, last = self.rows.own_stop - 1, self.rows.own_stop - self.sentinels
         for name in ("tokens", "target_tokens"):
-            flipped = self.first_sentinel_id + last - row[name]
+            flipped = first + last - row[name]
             row[name] = np.where(row[name] >= last, flipped, row[name])
         return row
 
 
 class ReadsItsTargets(SpanCorruption):
     def __call__(self, network, batch, rng):
-        memory = network.encode(batch["tokens"], batch)
+        memory = network.encode(batch)
         hidden = network.decode(batch["target_tokens"], batch, memory)
         weights = (batch["target_segment_ids"] > 0).astype(jnp.float32)
         out = cross_entropy(hidden, network.embedding_VD, None, batch["target_tokens"], weights)
@@ -249,7 +265,7 @@ class WeightsFromTheTeacher(Distillation):
     def score(self, network, hidden_BLD, batch, corrupted):
         out = super().score(network, hidden_BLD, batch, corrupted)
         loss_sum, weight_sum = out.terms["kl"]
-        sure = jnp.sum(network.companion["teacher"].encode(batch["tokens"], batch))
+        sure = jnp.sum(network.companion["teacher"].encode(batch))
         return LossOut({**out.terms, "kl": (loss_sum, weight_sum + 0 * sure)}, out.metrics)
 
 
@@ -264,41 +280,33 @@ class DrawsFromTheClock(NextSentence):
         return super().make_example(docs, index, np.random.default_rng())
 
 
-def _plain(objective):
-    return MaskedLM(**{f.name: getattr(objective, f.name) for f in dataclasses.fields(MaskedLM)})
-
-
 _CLASSES = functools.partial(dict, classes=2, pooling="mean")
-_MASKED = functools.partial(dict, mask_id=4, max_segments=3)
-_PAIRS = functools.partial(
-    dict, cls_id=2, sep_id=3, length=24, max_segments=3, shortest_pair=8, longest_pair=16
-)
-_SPANS = functools.partial(dict, first_sentinel_id=63, sentinels=7, eos_id=6, inputs_length=44)
+_PAIRS = functools.partial(dict, shortest_pair=8, longest_pair=16)
 MUTANTS = [
     (MeanInsteadOfSum(**_CLASSES()), properties.adds_over_any_split),
     (SeesItsTarget(), properties.causal_loss_sees_no_future),
     (PredictsOverTheBoundary(), properties.neighbours_are_isolated),
     (IgnoresWeights(**_CLASSES()), properties.weights_are_respected),
-    (TwentyPercentRandom(**_MASKED()), properties.corrupts_as_claimed),
-    (MasksByRow(**_MASKED()), properties.order_of_rows_is_irrelevant),
-    (MasksByLength(**_MASKED()), properties.padding_is_deleting),
+    (TwentyPercentRandom(), properties.corrupts_as_claimed),
+    (MasksByRow(), properties.order_of_rows_is_irrelevant),
+    (MasksByLength(), properties.padding_is_deleting),
     (WeightsFromTheModel(**_CLASSES()), properties.weights_know_no_parameters),
     (PoolsTheWholeRow(**_CLASSES()), properties.neighbours_are_isolated),
-    (TouchesSpecialTokens(**_MASKED()), properties.corrupts_as_claimed),
+    (TouchesSpecialTokens(), properties.corrupts_as_claimed),
     (UnlearnableLabels(**_CLASSES()), properties.one_batch_can_be_learned),
     (InfiniteGradient(**_CLASSES()), properties.gradients_are_finite),
     (OverflowsInBfloat16(**_CLASSES()), properties.gradients_are_finite),
     (Overflows(**_CLASSES()), properties.gradients_are_finite),
-    (DrawsOnceForAll(**_MASKED()), properties.examples_draw_apart),
+    (DrawsOnceForAll(), properties.examples_draw_apart),
     (NegativesFromTheSameDocument(**_PAIRS()), properties.makes_examples_as_claimed),
     (LoadedCoin(**_PAIRS()), properties.makes_examples_as_claimed),
-    (SentinelsAscend(**_SPANS()), properties.makes_examples_as_claimed),
-    (ReadsItsTargets(**_SPANS()), properties.predictions_are_probabilities),
+    (SentinelsAscend(sentinels=7), properties.makes_examples_as_claimed),
+    (ReadsItsTargets(sentinels=7), properties.predictions_are_probabilities),
     (SeesItsTarget(), properties.predictions_are_probabilities),
     (ScoresItsOwnPrefix(), properties.causal_loss_sees_no_future),
     (PredictsFromTheTokenItself(ahead=2), properties.causal_loss_sees_no_future),
     (PredictsFromTheTokenItself(ahead=2), properties.predictions_are_probabilities),
-    (SamplesWhatItMasked(**_MASKED(), generator_heads=1), properties.corrupts_as_claimed),
+    (SamplesWhatItMasked(generator_heads=1), properties.corrupts_as_claimed),
     (NegativesFromItself(**_PAIRS(), sentence_ends=(9, 19, 29)), properties.makes_examples_as_claimed),
     (NeverSwaps(**_PAIRS()), properties.makes_examples_as_claimed),
     (DrawsFromTheClock(**_PAIRS()), properties.makes_examples_as_claimed),
@@ -311,6 +319,7 @@ MUTANTS = [
     ("mutant", "check"), MUTANTS, ids=[f"{type(m).__name__}-{check.__name__}" for m, check in MUTANTS]
 )
 def test_mutants_are_caught(mutant, check):
+    mutant = in_small_rows(mutant)
     verdict = check(mutant, small_config(mutant), small_batch(mutant))
     assert verdict.verdict == "fails", verdict
 

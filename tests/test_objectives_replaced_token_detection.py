@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from model.tower import narrowed_config
-from objectives.examples import small_batch, small_config
+from objectives.examples import in_small_rows, small_batch, small_config
+from objectives.masking import Masking
 from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of, on_device
 from objectives.replaced_token_detection import ReplacedTokenDetection, example, sample
 
-OBJECTIVE = example()
+OBJECTIVE = in_small_rows(example())
 CONFIG, BATCH = small_config(OBJECTIVE), on_device(small_batch(OBJECTIVE))
 
 
@@ -61,9 +62,9 @@ def test_the_backbone_reads_samples_where_tokens_were_masked_and_only_there():
             self.bound, self.config, self.embedding_VD = bound, bound.config, bound.embedding_VD
             self.embed, self.head = bound.embed, bound.head
 
-        def encode(self, tokens_BL, batch):
-            self.read_BL = tokens_BL
-            return self.bound.encode(tokens_BL, batch)
+        def encode(self, batch):
+            self.read_BL = batch["tokens"]
+            return self.bound.encode(batch)
 
     network = network_of(OBJECTIVE, CONFIG)
 
@@ -73,7 +74,8 @@ def test_the_backbone_reads_samples_where_tokens_were_masked_and_only_there():
         return OBJECTIVE(reader, BATCH, jax.random.key(3)), reader.read_BL
 
     out, read_BL = read(fresh(network))
-    masked_BL = np.asarray(OBJECTIVE.corrupt(CONFIG, BATCH, jax.random.key(3)).tokens_BL) == OBJECTIVE.mask_id
+    corrupted = OBJECTIVE.corrupt(CONFIG, BATCH, jax.random.key(3))
+    masked_BL = np.asarray(corrupted.batch["tokens"]) == OBJECTIVE.rows.mask_id
     changed_BL = np.asarray(read_BL != BATCH["tokens"])
     assert masked_BL.sum() == float(out.terms["generator"][1])
     assert changed_BL.sum() > 0 and not np.any(changed_BL & ~masked_BL)
@@ -83,6 +85,11 @@ def test_the_backbone_reads_samples_where_tokens_were_masked_and_only_there():
 
 def test_a_generator_is_narrower_than_its_backbone():
     assert narrowed_config(CONFIG, 1).width == CONFIG.width // CONFIG.heads
-    too_wide = ReplacedTokenDetection(mask_id=4, max_segments=3, generator_heads=CONFIG.heads + 1)
+    too_wide = in_small_rows(ReplacedTokenDetection(generator_heads=CONFIG.heads + 1))
     with pytest.raises(ValueError, match="generator of 3 heads is not narrower than a backbone of 2"):
-        too_wide.check(CONFIG, 24)
+        too_wide.check(CONFIG)
+
+
+def test_a_generator_that_would_see_its_answers_is_refused():
+    with pytest.raises(ValueError, match=r"mask_share 0.8: the generator reads masks only"):
+        ReplacedTokenDetection(generator_heads=1, masking=Masking())

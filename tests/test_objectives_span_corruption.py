@@ -1,5 +1,7 @@
 """Span corruption has T5's published lengths, loses nothing of a text, and fills its rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,17 @@ from data.documents import Documents
 from model.t5 import t5_small
 from objectives.examples import small_config
 from objectives.measuring import chi_square_p
+from objectives.rows import NO_ID, RowShape
 from objectives.span_corruption import SpanCorruption, _stretches, example
 from objectives.spans import Noise, replace_spans, restore
 from objectives.ul2 import UL2
 
 SENTINELS = range(32099, 31999, -1)
+ROWS = RowShape(length=512, eos_id=6, own_start=31990, own_stop=32100)
+
+
+def told(objective, **rows):
+    return objective.for_rows(dataclasses.replace(ROWS, **rows))
 
 
 def corpus(count, longest, seed=0):
@@ -25,7 +33,7 @@ def corpus(count, longest, seed=0):
 def test_lengths_are_those_of_the_published_code(inputs, raw, targets):
     assert Noise().raw_length(inputs) == raw
     assert Noise().lengths(raw) == (inputs, targets)
-    objective = SpanCorruption(first_sentinel_id=32099, eos_id=6, inputs_length=inputs)
+    objective = told(SpanCorruption(), length=inputs)
     assert objective.targets_length == targets
 
 
@@ -54,7 +62,7 @@ def test_every_way_to_drop_is_equally_likely():
 @pytest.mark.parametrize("longest", [40, 3000])
 def test_rows_are_full_and_come_back(longest):
     docs = corpus(60, longest)
-    objective = SpanCorruption(first_sentinel_id=32099, eos_id=6, inputs_length=512)
+    objective = told(SpanCorruption())
     used = []
     for index in range(20):
         row = objective.make_example(docs, index, np.random.default_rng(index))
@@ -72,18 +80,16 @@ def test_rows_are_full_and_come_back(longest):
     ("make", "message"),
     [
         (lambda: Noise(density=1.0), r"density 1.0 must lie in \(0, 1\)"),
+        (lambda: told(SpanCorruption(sentinels=8)).check(t5_small()), "28 spans.* 8 sentinels"),
         (
-            lambda: SpanCorruption(first_sentinel_id=99, eos_id=6, inputs_length=512, sentinels=8),
-            "28 spans.* 8",
+            lambda: told(SpanCorruption(), own_start=32001).check(t5_small()),
+            "100 sentinels are asked for, but only 99 ids are in no text",
         ),
-        (lambda: SpanCorruption(first_sentinel_id=99, eos_id=6, inputs_length=16), "would reach eos_id 6"),
-        (lambda: SpanCorruption(first_sentinel_id=99, eos_id=6, inputs_length=2), "inputs_length 2 cannot"),
-        (lambda: example().check(small_config(example()), 40), "length 40.* length 44; give both the same"),
+        (lambda: told(SpanCorruption(), length=2).check(t5_small()), "data.length 2 cannot"),
+        (lambda: told(SpanCorruption(), eos_id=NO_ID).check(t5_small()), "SpanCorruption needs eos_id"),
         (
-            lambda: SpanCorruption(first_sentinel_id=40000, eos_id=6, inputs_length=512).check(
-                t5_small(), 512
-            ),
-            "id 40000 that SpanCorruption takes for itself is outside the vocabulary of 32128",
+            lambda: told(example(), length=64).check(small_config(example())),
+            "inputs of 64 and targets of 14 tokens exceed max_positions 48",
         ),
     ],
 )
@@ -93,9 +99,9 @@ def test_what_cannot_work_is_refused(make, message):
 
 
 def test_ul2_opens_rows_with_the_kind_of_their_noise():
-    objective = UL2(first_sentinel_id=32099, eos_id=6, inputs_length=512, mode_ids=(31999, 31998, 31997))
+    objective = told(UL2())
     docs = corpus(20, 3000)
-    dropped = {mode: [] for mode in objective.mode_ids}
+    dropped = {mode: [] for mode in (31999, 31998, 31997)}
     for index in range(140):
         row = objective.make_example(docs, index, np.random.default_rng(index))
         for inputs, targets in _stretches(row):
@@ -110,11 +116,11 @@ def test_ul2_opens_rows_with_the_kind_of_their_noise():
     assert np.mean([share > 0.4 for share in dropped[31997]]) > 0.5
 
 
-def test_ul2_refuses_ids_that_mean_two_things():
-    with pytest.raises(ValueError, match="must differ from each other and from the sentinels 32000 to 32099"):
-        UL2(first_sentinel_id=32099, eos_id=6, inputs_length=512, mode_ids=(32000, 31998, 31997))
+def test_ul2_refuses_rows_without_room_for_its_tokens():
+    with pytest.raises(ValueError, match="103 sentinels are asked for, but only 102 ids are in no text"):
+        told(UL2(), own_start=31998).check(t5_small())
     with pytest.raises(ValueError, match="targets_row 2 cannot hold a text under Noise"):
-        UL2(first_sentinel_id=99, eos_id=6, inputs_length=64, targets_row=2, sentinels=9, mode_ids=(1, 2, 3))
+        told(UL2(targets_row=2, sentinels=9), length=64).check(t5_small())
 
 
 def test_inputs_and_targets_of_different_texts_are_told():

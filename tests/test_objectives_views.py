@@ -18,12 +18,12 @@ from objectives import (
 )
 from objectives.causal_lm import CausalLM
 from objectives.cross_entropy import cross_entropy, token_nll
-from objectives.examples import LENGTH, small_batch, small_config
+from objectives.examples import LENGTH, in_small_rows, small_batch, small_config
 from objectives.measuring import QUICK, fresh, network_of
 from objectives.mixture import Mixture
 from objectives.views import BitsPerByte, PerPosition, PseudoLogLikelihood, choose
 
-CAUSAL, PREFIX, MASKED = causal_lm.example(), prefix_lm.example(), masked_lm.example()
+CAUSAL, PREFIX, MASKED = (in_small_rows(m.example()) for m in (causal_lm, prefix_lm, masked_lm))
 VIEWS = (
     BitsPerByte(objective=CAUSAL),
     BitsPerByte(objective=PREFIX),
@@ -50,7 +50,7 @@ def _terms(objective, network, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def _encode(network, params, batch):
-    return network.bind(params).encode(batch["tokens"], batch)
+    return network.bind(params).encode(batch)
 
 
 @functools.lru_cache
@@ -143,7 +143,7 @@ def test_pseudo_log_likelihood_is_a_loop_over_single_masks():
     # One copy of its row for each token.
     alone = {k: v[scored[:, 0]] for k, v in batch.items()}
     for copy, (_, at) in enumerate(scored):
-        alone["tokens"][copy, at] = MASKED.mask_id
+        alone["tokens"][copy, at] = MASKED.rows.mask_id
     logs, total, tokens, size = log_probabilities(MASKED, alone), 0.0, 0, 0
     for copy, (row, at) in enumerate(scored):
         total += logs[copy, at, batch["tokens"][row, at]]
@@ -187,7 +187,7 @@ def test_packing_changes_nothing(view):
 
 @pytest.mark.parametrize("module", [causal_lm, prefix_lm, decoder_span_corruption, multi_token])
 def test_bits_are_those_of_the_objectives_own_loss(module):
-    objective = module.example()
+    objective = in_small_rows(module.example())
     batch = batch_of(objective)
     bits, _ = measured(BitsPerByte(objective=objective), batch)["bits_per_byte"]
     network, params = _made(objective)
@@ -197,7 +197,7 @@ def test_bits_are_those_of_the_objectives_own_loss(module):
 
 def test_rows_more_crowded_than_agreed_give_no_number():
     batch = batch_of(MASKED)
-    batch["segment_ids"] = batch["segment_ids"] + MASKED.max_segments * (batch["segment_ids"] == 1)
+    batch["segment_ids"] = batch["segment_ids"] + MASKED.rows.max_segments * (batch["segment_ids"] == 1)
     assert np.isnan(measured(VIEWS[3], batch)["pseudo_nll"][0])
 
 

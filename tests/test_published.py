@@ -71,7 +71,7 @@ def test_the_objective_that_fine_tunes_here_says_what_their_class_says(name):
     found, golden = read(GOLDEN / name), np.load(GOLDEN / name / "outputs.npz")
     batch = batch_of(golden)
     bound, classes = found.network.bind(found.params), len(found.classes)
-    hidden = bound.encode(batch["tokens"], batch)
+    hidden = bound.encode(batch)
     if "TokenClassification" in name:
         ours, real = (
             TokenClassification(classes=classes).logits(bound, hidden, batch),

@@ -10,7 +10,7 @@ import pytest
 from finetune.convert import command
 from finetune.experiment import FineTune
 from objectives.check import main as check
-from train.cli import load_config, parse
+from train.cli import load_config, parse, split_code
 from train.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent
@@ -126,4 +126,4 @@ def test_every_command_of_the_docs_can_be_parsed(monkeypatch):
             command(arguments)
         elif arguments[0].startswith("configs/"):
             kind = {"train": Experiment, "finetune": FineTune}[module]
-            parse(load_config(arguments[0], kind), arguments[1:], module)
+            parse(load_config(arguments[0], kind), split_code(arguments[1:])[1], module)

@@ -22,7 +22,7 @@ from objectives.causal_lm import CausalLM
 from objectives.masked_lm import MaskedLM
 from objectives.next_sentence import NextSentence
 from objectives.span_corruption import SpanCorruption
-from tests.tiny import VOCAB, RaggedStream, encoder, masked_lm
+from tests.tiny import ROWS, VOCAB, RaggedStream, encoder, masked_lm
 from train.certificate import certify, launchers
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer
@@ -40,10 +40,7 @@ SHAPE = {
 
 
 def bert_objective():
-    return bert(
-        masked_lm(),
-        NextSentence(cls_id=2, sep_id=3, length=24, max_segments=2, shortest_pair=12, longest_pair=24),
-    )
+    return bert(masked_lm(), NextSentence(shortest_pair=12, longest_pair=24)).for_rows(ROWS)
 
 
 def bert_network(objective):
@@ -66,7 +63,8 @@ def gpt_network(objective):
 
 
 def t5_objective():
-    return SpanCorruption(first_sentinel_id=VOCAB - 1, sentinels=7, eos_id=6, inputs_length=24)
+    rows = dataclasses.replace(ROWS, own_start=VOCAB - 7, own_stop=VOCAB)
+    return SpanCorruption(sentinels=7).for_rows(rows)
 
 
 def t5_network(objective):
@@ -141,7 +139,7 @@ class MeanOfMeans(MaskedLM):
 
 
 def test_the_certificate_catches_a_mean_of_means():
-    objective = MeanOfMeans(**{f.name: getattr(masked_lm(), f.name) for f in dataclasses.fields(MaskedLM)})
+    objective = MeanOfMeans().for_rows(ROWS)
     config = encoder(width=32, mlp_width=64)
     network = Network(config.build(), objective.heads(config))
     batches = [RaggedStream().batch(0)]

@@ -15,7 +15,7 @@ from model.network import Network
 from model.t5 import t5_small
 from objectives.causal_lm import CausalLM
 from objectives.distillation import Distillation
-from tests.tiny import RaggedStream, encoder, masked_lm, parts
+from tests.tiny import ROWS, RaggedStream, encoder, masked_lm, parts, settings
 from train.certificate import certify
 from train.checkpoint import load_params
 from train.cli import one_line_errors
@@ -56,7 +56,7 @@ def teacher(text, tmp_path_factory):
         *SHORT,
         "--model.width",
         "32",
-        "--objective.unit",
+        "--objective.masking.unit",
         "token",
     ]
     training.main([*command, "--workdir", str(folder)])
@@ -180,7 +180,12 @@ class ReadsAPooler(Distillation):
             32,
             "does not fit the network: heads/pooler/.* the network needs it",
         ),
-        (Distillation, encoder(vocab_size=100), 1024, "has max_positions 512, but data.length is 1024"),
+        (
+            Distillation,
+            encoder(vocab_size=100),
+            1024,
+            "cannot serve .* length 1024 is longer than model.max_positions 512",
+        ),
         (
             Distillation,
             dataclasses.replace(t5_small(), vocab_size=100),
@@ -197,7 +202,9 @@ class ReadsAPooler(Distillation):
 )
 def test_networks_that_do_not_fit_are_refused(objective, model, length, message, teacher):
     with pytest.raises(ValueError, match=message):
-        open_companions((("teacher", str(teacher)),), objective(base=masked_lm()), model, length)
+        run = settings(companions=(("teacher", str(teacher)),))
+        told = objective(base=masked_lm()).for_rows(dataclasses.replace(ROWS, length=length))
+        open_companions(run, told, model)
 
 
 # Below a teacher of random parameters, without files.
@@ -205,7 +212,7 @@ def test_networks_that_do_not_fit_are_refused(objective, model, length, message,
 
 def beside(base, config=None, teacher_config=None, **changes):
     """Parts of a student whose teacher is wider."""
-    objective = Distillation(base=base)
+    objective = Distillation(base=base).for_rows(ROWS)
     config = encoder() if config is None else config
     wide = encoder(width=32, layers=1) if teacher_config is None else teacher_config
     other = Network(wide.build(), tuple(objective.companion_heads("teacher", wide)))

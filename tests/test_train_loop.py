@@ -12,7 +12,7 @@ import pytest
 
 from objectives.base import LossOut
 from objectives.masked_lm import MaskedLM
-from tests.tiny import RaggedStream, encoder, parts, settings
+from tests.tiny import ROWS, RaggedStream, encoder, parts, settings
 from train import checkpoint
 from train.checkpoint import load_params, saved_steps
 from train.launch import Mesh, Pmap
@@ -106,7 +106,7 @@ def test_no_thread_is_left_when_a_run_fails(tmp_path):
     with pytest.raises(ConnectionError, match="the data went away"):
         run(settings(), parts(stream=stream), tmp_path / "data")
     with pytest.raises(FloatingPointError):
-        run(settings(steps=40), parts(NanAt(mask_id=4, max_segments=2)), tmp_path / "nan")
+        run(settings(steps=40), parts(NanAt().for_rows(ROWS)), tmp_path / "nan")
     assert not readers()
 
 
@@ -200,7 +200,7 @@ class Clash(MaskedLM):
 
 def test_one_name_for_two_numbers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'grad_norm'.* name two numbers"):
-        run(settings(), parts(objective=Clash(mask_id=4, max_segments=2)), tmp_path)
+        run(settings(), parts(objective=Clash().for_rows(ROWS)), tmp_path)
 
 
 class NanAt(MaskedLM):
@@ -215,7 +215,7 @@ class NanAt(MaskedLM):
 
 def test_nan_stops_names_the_step_and_keeps_the_last_good_state(tmp_path):
     with pytest.raises(FloatingPointError, match="step 3: loss nan.*optimizer.learning_rate"):
-        run(settings(), parts(objective=NanAt(mask_id=4, max_segments=2)), tmp_path / "bad")
+        run(settings(), parts(objective=NanAt().for_rows(ROWS)), tmp_path / "bad")
     assert max(saved_steps(tmp_path / "bad" / "checkpoints")) == 3
     # Same schedule, stopped by other means after the same three steps.
     with pytest.raises(ConnectionError):

@@ -13,17 +13,33 @@ from model.network import Network
 from model.t5 import t5_small
 from objectives import simcse, span_corruption
 from objectives.masked_lm import MaskedLM
-from objectives.mixture import Mixture
+from objectives.masking import Masking
+from objectives.rows import NO_ID
 from objectives.sequence_classification import SequenceClassification
-from tests.tiny import encoder, masked_lm, settings
-from train.build import check_model, check_run, check_segments, check_vocabulary
+from tests.tiny import ROWS, encoder, masked_lm, settings
+from train.build import check_model, check_reads, check_run
 from train.companions import check_companions
 from train.describe import decode, differences, encode
-from train.experiment import TextData
+from train.experiment import Experiment
 from train.launch import Mesh, Pmap
 from train.optimizer import Optimizer, decay_mask, depth_multipliers
+from train.text import TextData
 
 GPT = Gpt2Config(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=32)
+
+
+def told(objective, **changes):
+    """The objective with the tests' rows, but for these changes."""
+    return objective.for_rows(dataclasses.replace(ROWS, **changes))
+
+
+def experiment(objective):
+    return Experiment(model=encoder(), objective=objective, data=TextData(), steps=1, batch_size=8)
+
+
+def masked_lm_untold():
+    # A changed copy is another objective: it must be told again.
+    return dataclasses.replace(masked_lm(), masking=Masking(rate=0.3))
 
 
 class WithCompanion(MaskedLM):
@@ -45,16 +61,16 @@ class WithCompanion(MaskedLM):
         (lambda: settings(batch_size=10, microbatches=4), "batch_size 10 is not divisible by microbatches 4"),
         (lambda: settings(patience=2), "patience is 2 but best is empty"),
         (
-            lambda: check_model(encoder(), masked_lm(), 33),
+            lambda: check_model(encoder(), told(MaskedLM(), length=33)),
             "data.length 33 is longer than model.max_positions 32",
         ),
         (
-            lambda: check_model(encoder(), MaskedLM(mask_id=64, max_segments=1), 32),
-            "mask_id 64 .* vocabulary of 64",
+            lambda: check_model(encoder(), told(MaskedLM(), mask_id=64)),
+            "mask_id 64 .* first_ordinary_id 7, .* vocabulary of 64",
         ),
         (
-            lambda: check_segments(masked_lm(), 3),
-            "data.max_segments 3 is above the objective's max_segments 2",
+            lambda: check_model(encoder(), told(MaskedLM(), mask_id=NO_ID)),
+            "MaskedLM needs mask_id, but the tokenizer has no such token",
         ),
         (lambda: encoder(heads=3), "width 16 is not divisible by heads 3"),
         (
@@ -65,7 +81,7 @@ class WithCompanion(MaskedLM):
         (lambda: Mesh(fsdp=0).check(), "fsdp=0 .* has an axis below 1"),
         (lambda: TextData(eval_rows=0), "data.eval_rows 0 must be at least 1"),
         (
-            lambda: check_companions(WithCompanion(mask_id=4, max_segments=1), ()),
+            lambda: check_companions(WithCompanion(), ()),
             r"WithCompanion reads .* \['reference'\], but companions names \[\]: .* --companions reference RUN",
         ),
         (
@@ -73,41 +89,43 @@ class WithCompanion(MaskedLM):
             r"names \['teacher'\], but MaskedLM reads none",
         ),
         (
-            lambda: check_companions(
-                WithCompanion(mask_id=4, max_segments=1), (("reference", "a"), ("reference", "b"))
-            ),
+            lambda: check_companions(WithCompanion(), (("reference", "a"), ("reference", "b"))),
             r"names \['reference', 'reference'\]: each name takes one run",
         ),
-        (lambda: check_model(GPT, masked_lm(), 32), "MaskedLM predicts .* causal backbone Gpt2Config"),
+        (lambda: check_model(GPT, masked_lm()), "MaskedLM predicts .* causal backbone Gpt2Config"),
         (
-            lambda: check_model(GPT, SequenceClassification(classes=2), 32),
+            lambda: check_model(GPT, told(SequenceClassification(classes=2))),
             "SequenceClassification .* causal backbone Gpt2Config",
         ),
         (
-            lambda: check_model(t5_small(), masked_lm(), 32),
+            lambda: check_model(t5_small(), masked_lm()),
             "MaskedLM .* family encoder, but T5Config is an encoder-decoder",
         ),
         (
-            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), masked_lm(), 0),
-            "60 pieces but model.vocab_size is 64",
+            lambda: TextData().check_vocabulary(
+                SimpleNamespace(vocab_size=60), experiment(masked_lm()), None
+            ),
+            "60 pieces but model.vocab_size is 64: set --model.vocab_size 60",
         ),
         (
-            lambda: check_model(encoder(), simcse.example(), 32),
+            lambda: check_model(encoder(), told(simcse.example())),
             "SimCSE tells two draws of dropout apart, but EncoderConfig has dropout 0.0",
         ),
         (lambda: check_run(settings(), simcse.example()), "SimCSE is no sum .* cannot be split into 8"),
         (
-            lambda: check_vocabulary(SimpleNamespace(vocab_size=60), encoder(), span_corruption.example(), 4),
-            "takes ids 57 to 63 for itself, but .* up to 59: set --data.sentinels 7",
+            lambda: TextData(sentinels=2).check_vocabulary(
+                SimpleNamespace(vocab_size=60), experiment(span_corruption.example()), None
+            ),
+            "60 pieces besides 7 that are in no text but model.vocab_size is 64: set --model.vocab_size 67",
         ),
         (
-            lambda: check_vocabulary(
-                SimpleNamespace(vocab_size=64, mask_id=masked_lm().mask_id + 99),
-                encoder(),
-                Mixture(parts=(("a", masked_lm(), 1.0),)),
-                0,
-            ),
-            r"Mixture has mask_id (\d+), but the tokenizer's is \d+: give both",
+            lambda: check_reads(MaskedLM(masking=Masking(unit="word")), ()),
+            r"MaskedLM reads \['word_starts'\], but the data offers none only",
+        ),
+        (lambda: masked_lm_untold().rows, "MaskedLM was not told what its rows are"),
+        (
+            lambda: settings(companions=(("anchor", "init"),)),
+            "'anchor' is the run of init, but init is empty",
         ),
         (lambda: TextData(files=("a",), weights=(0.5, 0.5)), "weights has 2 entries but data.files has 1"),
     ],
@@ -123,7 +141,7 @@ class NotAdditive(MaskedLM):
 
 def test_a_loss_that_is_no_sum_is_not_split():
     with pytest.raises(ValueError, match="additive = False.* 8 parts"):
-        check_run(settings(), NotAdditive(mask_id=4, max_segments=1))
+        check_run(settings(), NotAdditive())
 
 
 def test_experiments_survive_json():

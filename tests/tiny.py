@@ -7,12 +7,16 @@ import numpy as np
 from model.encoder import EncoderConfig
 from model.network import Network
 from objectives.masked_lm import MaskedLM
+from objectives.rows import RowShape
 from train.experiment import Run
 from train.launch import Mesh
 from train.loop import Parts
 from train.optimizer import Optimizer
 
 VOCAB = 64
+ROWS = RowShape(
+    length=24, max_segments=2, cls_id=2, sep_id=3, mask_id=4, bos_id=5, eos_id=6, first_ordinary_id=7
+)
 
 
 def encoder(**changes):
@@ -21,7 +25,7 @@ def encoder(**changes):
 
 
 def masked_lm():
-    return MaskedLM(mask_id=4, max_segments=2)
+    return MaskedLM().for_rows(ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

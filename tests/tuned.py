@@ -12,7 +12,8 @@ from data.stream import Stream
 from data.tokenizer import train_sentencepiece
 from finetune.build import fine_tune
 from finetune.experiment import FineTune, LabelledData, ModelChanges
-from finetune.tasks import TextClassification, TokenClassification
+from finetune.tasks.text_classification import TextClassification
+from finetune.tasks.token_classification import TokenClassification
 from model.bert import BertConfig
 from model.network import Network
 from objectives.masked_lm import MaskedLM
@@ -21,6 +22,7 @@ from train.experiment import Run
 from train.launch import Mesh
 from train.loop import Parts, run
 from train.optimizer import Optimizer
+from train.rows import row_shape_of
 from train.workdir import claim
 
 GOOD = ("fine", "lovely", "great", "warm", "clever")
@@ -47,7 +49,8 @@ def pretrained(tmp_path_factory):
     config = BertConfig(
         vocab_size=tokenizer.vocab_size, layers=2, width=16, heads=2, mlp_width=32, max_positions=32, types=2
     )
-    objective = MaskedLM(mask_id=tokenizer.mask_id, max_segments=4)
+    shape = row_shape_of(tokenizer, pieces=120, length=32, max_segments=4, vocab_size=120)
+    objective = MaskedLM().for_rows(shape)
     parts = Parts(
         network=Network(config.build(), tuple(objective.heads(config))),
         objective=objective,
@@ -61,6 +64,7 @@ def pretrained(tmp_path_factory):
         "experiment": encode(settings),
         "model": encode(config),
         "objective": encode(objective),
+        "rows": encode(shape),
         "adapter": encode(parts.adapter),
     }
     claim(folder / "run", description, tokenizer)

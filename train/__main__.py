@@ -1,4 +1,4 @@
-"""`python -m train CONFIG --workdir W [overrides]`: pretrain one experiment file. Knows only the command line."""
+"""`python -m train CONFIG --workdir W [--code FILE] [overrides]`: pretrain one experiment file."""
 
 import sys
 from collections.abc import Sequence
@@ -7,29 +7,36 @@ from pathlib import Path
 import jax
 
 from train.build import build
-from train.cli import load_config, multi_host, one_line_errors, parse
+from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code
 from train.experiment import Experiment
 from train.loop import Result, run
 from train.workdir import claim
 
 
-def pretrain(experiment: Experiment, workdir: Path, label: str = "pretrain") -> Result:
-    """Build the parts, claim the run folder, train."""
-    built = build(experiment)
+def pretrain(
+    experiment: Experiment, workdir: Path, label: str = "pretrain", code: Sequence[Path] = ()
+) -> Result:
+    """Build the parts, claim the run folder, train; `code` names files whose classes the companions' runs may name."""
+    built = build(experiment, code)
     claim(workdir, built.description, built.tokenizer)
     if jax.process_index() == 0:
         print(*built.reports, sep="\n", end="\n" if built.reports else "", file=sys.stderr)
-    return run(experiment, built.parts, workdir, label=label)
+        if built.passport is not None:
+            built.passport.keep(workdir)
+            print(f"hand-off from {built.passport.source}", file=sys.stderr)
+            console(stderr=True).print(built.passport.table())
+    return run(built.experiment, built.parts, workdir, label=label)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, then pretrain."""
+    code, arguments = split_code(arguments)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train CONFIG.py --workdir W [--help | overrides]")
+        raise ValueError("usage: python -m train CONFIG.py --workdir W [--code FILE] [--help | overrides]")
     config = load_config(arguments[0], Experiment)
-    experiment, workdir = parse(config, arguments[1:], f"python -m train {arguments[0]}")
+    experiment, workdir = parse(config, arguments[1:], f"python -m train {arguments[0]} [--code FILE]")
     multi_host()
-    result = pretrain(experiment, workdir)
+    result = pretrain(experiment, workdir, code=code)
     state = "stopped by SIGTERM at" if result.preempted else "finished at"
     print(f"{state} step {result.step} after {result.seconds:.0f} s of training; run folder: {workdir}")
 

@@ -1,231 +1,168 @@
-"""From an experiment's values to the parts of a run: corpus, tokenizer, rows, network. Every mistake is refused here.
+"""From an experiment's values to the parts of a run. Every mistake is refused here, before anything is compiled.
 
-This is where the rooms meet: `data` is handed the objective's `make_example` and knows no objective; the loop gets parts
-and knows no corpus. Nothing is compiled before every check has passed.
+This is where the rooms meet: the objective is told its rows, the data makes them, and the loop gets parts.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from data.documents import Documents
-from data.packing import Framing, PackedRows
-from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
-from data.semantics import semantic_table
-from data.stream import EvalBatches, MadeRows, Rows, Stream, WithLookups
-from data.tokenizer import Tokenizer, load_tokenizer
-from model.config import TransformerConfig
-from model.kernels import choose_kernel
+from data.stream import EvalBatches, Stream
+from data.tokenizer import Tokenizer
+from model.config import ModelConfig, TransformerConfig
 from model.network import Network, Params
 from objectives.base import Objective
 from train.adapter import FULL, Adapter
 from train.companions import Companion, check_companions, check_tokenizers, open_companions
+from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
 from train.launch import HostBatch
 from train.loop import Parts
-
-EVAL_SEED = 1
-"""Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
-
-OFFERED = ("word_starts", "token_bytes")
-"""Properties of a tokenizer that say something of each of its ids, for whoever reads it as an array of the batch."""
-
-SEMANTIC_STD = 0.1
-"""Of the entries of a computed table: five times that of a drawn one, because Adam moves every entry by about a learning
-rate a step, whatever its size, and would soon have wiped a small table out."""
+from train.passport import Passport, hand_off
+from train.restore import Source, open_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
     """Everything `python -m train` needs to start."""
 
+    experiment: Experiment
+    """As given, but with the model that it goes on with."""
     parts: Parts
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     description: dict[str, Any]
     reports: tuple[str, ...]
-    """Whence each companion comes, and what packing did, one line for each corpus that was packed."""
+    """Whence each companion comes, and what the data says of itself, a line each."""
+    passport: Passport | None
+    """The account of what came from `init`."""
 
 
-def build(experiment: Experiment) -> Built:
-    """Prepare the corpus and put the run together.
+def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
+    """Prepare the data and put the run together; `code` names files whose classes opened runs may name.
 
     Raises:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
     """
-    check_model(experiment.model, experiment.objective, experiment.data.length)
-    check_segments(experiment.objective, experiment.data.max_segments)
-    check_run(experiment, experiment.objective)
     check_companions(experiment.objective, experiment.companions)
-    if not experiment.data.files:
-        raise ValueError("data.files is empty: name text files (globs) or a TFDS data set")
-    check_reads(experiment.objective)
-    companions = open_companions(
-        experiment.companions, experiment.objective, experiment.model, experiment.data.length
-    )
-    corpora, tokenizer = corpora_of(experiment)
-    check_tokenizers(companions, tokenizer)
-    check_vocabulary(tokenizer, experiment.model, experiment.objective, experiment.data.sentinels)
-    reads, train_rows = experiment.objective.reads(), []
-    reports = [companion.report() for companion in companions]
-    for corpus in corpora:
-        train_docs, _ = corpus.split(experiment.data.held_out)
-        rows = _rows(experiment, train_docs, tokenizer, experiment.seed)
-        if isinstance(rows, PackedRows):
-            reports.append(rows.report())
-        train_rows.append(_with_lookups(experiment, rows, tokenizer, reads))
-    weights = experiment.data.weights or None
-    stream = Stream(train_rows, batch_size=experiment.batch_size, seed=experiment.seed, weights=weights)
+    check_reads(experiment.objective, experiment.data.offered)
+    source = open_run(experiment.init, code) if experiment.init else None
+    experiment, changes = _go_on(experiment, source)
+    model, data = experiment.model, experiment.data
+    rows = data.row_shape(experiment, source)
+    experiment = dataclasses.replace(experiment, objective=experiment.objective.for_rows(rows))
+    objective = experiment.objective
+    check_model(model, objective)
+    check_run(experiment, objective)
+    companions = open_companions(experiment, objective, model, code)
+    feed = data.feed(experiment, rows, source)
+    check_tokenizers(companions, feed.tokenizer)
     eval_sets = {
-        name: list(EvalBatches(rows, batch_size=experiment.batch_size, limit=experiment.data.eval_rows))
-        for name, rows in held_out_rows(experiment, corpora, tokenizer, reads).items()
+        name: list(EvalBatches(own, batch_size=experiment.batch_size, limit=data.eval_rows))
+        for name, own in feed.evaluation.items()
     }
-    network = _network(experiment, companions)
-    check_evaluations(experiment, network, experiment.objective, FULL, eval_sets)
+    network = network_of(model, objective, companions)
+    check_evaluations(experiment, network, objective, FULL, eval_sets)
+    initial, passport = _initial(experiment, network, feed, source)
     parts = Parts(
         network=network,
-        objective=experiment.objective,
-        stream=stream,
+        objective=objective,
+        stream=Stream(
+            list(feed.train), batch_size=experiment.batch_size, seed=experiment.seed, weights=feed.weights
+        ),
         eval_sets=eval_sets,
-        initial=_initial(experiment, network, corpora, tokenizer),
+        initial=initial,
         companions={companion.name: companion.params for companion in companions},
     )
     description = {
         "experiment": encode(experiment),
-        "model": encode(experiment.model),
-        "objective": encode(experiment.objective),
+        "model": encode(model),
+        "objective": encode(objective),
+        "rows": encode(rows),
         "adapter": encode(parts.adapter),
-        # A resumed run on changed files would read other batches under the same numbers.
-        "corpora": [{"documents": len(corpus), "digest": corpus.digest} for corpus in corpora],
-        # And so would one whose companions have gone on training.
+        **feed.description,
+        # A resumed run whose companions have gone on training would read other numbers.
         "companion_checkpoints": {companion.name: companion.description() for companion in companions},
     }
-    return Built(parts=parts, tokenizer=tokenizer, description=description, reports=tuple(reports))
+    reports = (*changes, *(companion.report() for companion in companions), *feed.reports)
+    return Built(
+        experiment=experiment,
+        parts=parts,
+        tokenizer=feed.tokenizer,
+        description=description,
+        reports=reports,
+        passport=passport,
+    )
 
 
-def _network(experiment: Experiment, companions: Sequence[Companion]) -> Network:
-    heads = tuple(experiment.objective.heads(experiment.model))
+def network_of(model: ModelConfig, objective: Objective, companions: Sequence[Companion] = ()) -> Network:
+    """The backbone with the objective's heads and its companions."""
     beside = tuple((companion.name, companion.network) for companion in companions)
-    return Network(experiment.model.build(), heads, beside)
+    return Network(model.build(), tuple(objective.heads(model)), beside)
 
 
-def corpora_of(experiment: Experiment) -> tuple[list[Documents], Tokenizer]:
-    """The tokenised corpora to mix, all with one tokenizer."""
-    data = experiment.data
-    how: Path | TrainTokenizer = TrainTokenizer(
-        vocab_size=experiment.model.vocab_size - data.sentinels, lowercase=data.lowercase
-    )
-    if data.tokenizer:
-        how = Path(data.tokenizer).expanduser()
-    whole = prepare(data.files, tokenizer=how, column=data.column)
-    file = Path(whole.meta["directory"]) / TOKENIZER_FILE
-    corpora = (
-        [prepare(files, tokenizer=file, column=data.column) for files in data.files]
-        if data.weights
-        else [whole]
-    )
-    return corpora, load_tokenizer(file)
+ARITHMETIC = ("dtype", "remat", "attention", "dropout", "attention_dropout", "unroll")
+"""Fields of a model that do not shape its parameters: a run that goes on takes them from its own experiment."""
 
 
-def _rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, seed: int) -> Rows:
-    """Rows that the objective makes, or packed ones where it makes none."""
-    data = experiment.data
-    if experiment.objective.make_example is not None:
-        experiment.objective.check_documents(docs)
-        return MadeRows(docs, experiment.objective.make_example, seed=seed)
-    framing = Framing.named(data.framing, tokenizer)
-    return PackedRows(docs, length=data.length, framing=framing, max_segments=data.max_segments)
-
-
-def held_out_rows(
-    experiment: Experiment, corpora: Sequence[Documents], tokenizer: Tokenizer, reads: Sequence[str]
-) -> dict[str, Rows]:
-    """The evaluation sets of a run by name: the rows of what is held out of each corpus."""
-    names = ["eval"] if len(corpora) == 1 else [f"eval_{i}" for i in range(len(corpora))]
-    return {
-        name: eval_rows(experiment, corpus.split(experiment.data.held_out)[1], tokenizer, reads)
-        for name, corpus in zip(names, corpora, strict=True)
-    }
-
-
-def eval_rows(experiment: Experiment, docs: Documents, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
-    """Rows of these documents as every evaluation makes them, with the arrays that are `OFFERED` and asked for."""
-    return _with_lookups(experiment, _rows(experiment, docs, tokenizer, EVAL_SEED), tokenizer, reads)
-
-
-def _with_lookups(experiment: Experiment, rows: Rows, tokenizer: Tokenizer, reads: Sequence[str]) -> Rows:
-    # An objective's own ids lie behind those of the tokenizer; they open no word and stand for no text.
-    own = experiment.model.vocab_size - tokenizer.vocab_size
-    tables = {name: np.pad(getattr(tokenizer, name), (0, own)) for name in reads}
-    return WithLookups(rows, tables) if tables else rows
+def _go_on(experiment: Experiment, source: Source | None) -> tuple[Experiment, list[str]]:
+    """The experiment with the model of the run that it goes on from, and a line for each field in which they differ."""
+    if source is None:
+        return experiment, []
+    stored, own = source.model, experiment.model
+    if type(stored) is not type(own) and not isinstance(own, TransformerConfig):
+        raise ValueError(
+            f"init {source.folder} has a {type(stored).__name__}, the experiment a {type(own).__name__}: choose an "
+            "experiment of that model"
+        )
+    kept = {name: getattr(own, name) for name in ARITHMETIC if hasattr(own, name) and hasattr(stored, name)}
+    model = dataclasses.replace(stored, **kept)
+    wanted = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+    changes = [
+        f"model.{field.name} is {getattr(model, field.name)}, of {source.folder} (the experiment says {wanted[field.name]})"
+        for field in dataclasses.fields(model)
+        if field.name in wanted and wanted[field.name] != getattr(model, field.name)
+    ]
+    return dataclasses.replace(experiment, model=model), changes
 
 
 def _initial(
-    experiment: Experiment, network: Network, corpora: list[Documents], tokenizer: Tokenizer
-) -> Params | None:
-    """Parameters whose token table is computed from the training documents; None lets the loop draw them all."""
-    if experiment.table == "random":
-        return None
-    model = experiment.model
-    table_VD = semantic_table(
-        corpora[0].split(experiment.data.held_out)[0],
-        vocab_size=model.vocab_size,
-        width=model.width,
-        first_ordinary_id=tokenizer.first_ordinary_id,
-        seed=experiment.seed,
-    )
-    # Everything else starts as the loop would draw it.
-    params = network.init(jax.random.split(jax.random.key(experiment.seed), 3)[0])
-    scaled_VD = jnp.asarray(table_VD * SEMANTIC_STD * math.sqrt(model.width), jnp.float32)
-    embed = {**params["backbone"]["embed"], "tokens": scaled_VD}
-    return {**params, "backbone": {**params["backbone"], "embed": embed}}
+    experiment: Experiment, network: Network, feed: Feed, source: Source | None
+) -> tuple[Params | None, Passport | None]:
+    """Initial parameters (None lets the loop draw them), and the account of what came from a run."""
+    if source is not None:
+        key = jax.random.split(jax.random.key(experiment.seed), 3)[0]
+        held = {name for name in source.params["heads"]}
+        reused = [name for name, _ in network.heads if name in held]
+        return hand_off(source, network, key, reuse_heads=reused)
+    return None if feed.initial is None else feed.initial(network), None
 
 
-def check_model(
-    model: TransformerConfig, objective: Objective, length: int, *, encoder_alone: bool = False
-) -> None:
-    """Row length, positions and the objective's own needs.
+def check_model(model: ModelConfig, objective: Objective, *, encoder_alone: bool = False) -> None:
+    """Row length, positions, kernels and the objective's own needs.
 
     With `encoder_alone` an objective for encoders may read that of an encoder-decoder, whose decoder nothing trains then.
     """
-    if length > model.max_positions:
-        raise ValueError(
-            f"data.length {length} is longer than model.max_positions {model.max_positions}: shorten the rows or give the "
-            "model more positions"
-        )
-    choose_kernel(model, length)
+    model.check_rows(objective.rows.length)
     reads_encoder = encoder_alone and model.encoder_decoder and objective.family == "encoder"
     if not reads_encoder and model.encoder_decoder != (objective.family == "encoder_decoder"):
         raise ValueError(
             f"{type(objective).__name__} is an objective for backbones of the family {objective.family}, but "
             f"{type(model).__name__} is {'' if model.encoder_decoder else 'not '}an encoder-decoder: choose another model"
         )
-    objective.check(model, length)
+    objective.check(model)
 
 
-def check_reads(objective: Objective) -> None:
+def check_reads(objective: Objective, offered: Sequence[str]) -> None:
     """The data side must offer what the objective reads."""
-    unknown = set(objective.reads()) - set(OFFERED)
+    unknown = set(objective.reads()) - set(offered)
     if unknown:
         raise ValueError(
-            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers {' and '.join(OFFERED)} only: make "
-            "such arrays in make_example"
-        )
-
-
-def check_segments(objective: Objective, max_segments: int) -> None:
-    """An objective that gathers per segment must know as many as the rows may hold."""
-    limit = objective.segment_limit()
-    if limit is not None and limit < max_segments:
-        raise ValueError(
-            f"data.max_segments {max_segments} is above the objective's max_segments {limit}: rows could hold segments "
-            "that it cannot score; set both alike"
+            f"{type(objective).__name__} reads {sorted(unknown)}, but the data offers {' and '.join(offered) or 'none'} "
+            "only: make such arrays in make_example"
         )
 
 
@@ -267,39 +204,3 @@ def check_evaluations(
     known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
     if run.best and run.best not in known:
         raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(known)}")
-
-
-def check_vocabulary(
-    tokenizer: Tokenizer, model: TransformerConfig, objective: Objective, sentinels: int
-) -> None:
-    """Tokenizer, sentinels and embedding table must agree, and an objective's own ids must be in no text."""
-    if tokenizer.vocab_size + sentinels != model.vocab_size:
-        besides = f" besides {sentinels} sentinels" if sentinels else ""
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces{besides} but model.vocab_size is {model.vocab_size}: set "
-            f"--model.vocab_size {tokenizer.vocab_size + sentinels}, or use another tokenizer"
-        )
-    own = objective.reserved_ids()
-    if own and own.start < tokenizer.vocab_size:
-        raise ValueError(
-            f"{type(objective).__name__} takes ids {own.start} to {own.stop - 1} for itself, but the tokenizer has pieces "
-            f"up to {tokenizer.vocab_size - 1}: set --data.sentinels {model.vocab_size - own.start}, or lower ids"
-        )
-    for field, given in _special_ids(objective):
-        found = getattr(tokenizer, field)
-        if given != found:
-            raise ValueError(
-                f"{type(objective).__name__} has {field} {given}, but the tokenizer's is {found}: give both the same"
-            )
-
-
-def _special_ids(value: Any) -> Iterator[tuple[str, int]]:
-    """Every special id that an objective, or a part of it, is told."""
-    for field in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
-        inner = getattr(value, field.name)
-        if field.name in ("mask_id", "cls_id", "sep_id", "eos_id"):
-            yield field.name, inner
-        for one in inner if isinstance(inner, tuple) else (inner,):
-            for part in one if isinstance(one, tuple) else (one,):
-                if dataclasses.is_dataclass(part):
-                    yield from _special_ids(part)

@@ -26,7 +26,7 @@ from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build, check_run
 from train.cli import load_config, one_line_errors, parse_with
-from train.companions import place
+from train.companions import place_companions
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
 from train.optimizer import Optimizer
@@ -184,9 +184,9 @@ def _launched(
     def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
         shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
         state, losses = jax.jit(create, out_shardings=shardings)(params, rng), []
-        state = launcher.enter(state._replace(companions=place(companions, network, launcher)))
+        state = launcher.enter(state._replace(companions=place_companions(companions, network, launcher)))
         for batch in batches:
-            rows = launcher.local_rows(len(batch["tokens"]))
+            rows = launcher.local_rows(len(batch["example_ids"]))
             state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
             losses.append(float(launcher.fetch(sums)["loss"][0]))
         return np.array(losses), jax.device_get(launcher.leave(state))
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{compared.microbatches} microbatches: choose a multiple"
         )
     check_run(dataclasses.replace(experiment, launcher=Pmap(), microbatches=splits[0]), experiment.objective)
-    exact = dataclasses.replace(experiment.model, dropout=0.0, attention_dropout=0.0, dtype="float32")
+    exact = experiment.model.exact()
     parts = build(dataclasses.replace(experiment, model=exact, launcher=Mesh(), microbatches=1)).parts
     ways = launchers(jax.device_count(), compared.launchers)
     batches = [parts.stream.batch(i) for i in range(compared.steps)]

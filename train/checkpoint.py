@@ -2,8 +2,7 @@
 
 Layout of a run folder: `checkpoints/<step>/{params,train,host}` and, once committed, `checkpoints/<step>/hashes.json`;
 `best/<step>/` likewise. `params` holds {trainable, frozen}, `train` optimizer state and step, `host` the loop's own numbers
-(early stopping). Hand-offs read `params` alone. This module must not know models, objectives or launchers: it is given
-trees, shapes and shardings.
+(early stopping). Hand-offs read `params` alone.
 """
 
 import concurrent.futures
@@ -84,13 +83,13 @@ class Checkpoints:
         Raises:
           ValueError: there are committed checkpoints, but none of them is whole.
         """
-        found = newest_whole(self.folder, self.notices)
+        newest = newest_whole(self.folder, self.notices)
         if jax.process_index() == 0:
             for step in saved_steps(self.folder):
-                if found is None or step > found:
+                if newest is None or step > newest:
                     self._set_aside(step)
-        self._settle()
-        return found
+        self._wait_for_process_0()
+        return newest
 
     def discard_after(self, step: int) -> None:
         """Move aside what is newer than `step`: the run goes on from there and will save those steps again."""
@@ -98,9 +97,9 @@ class Checkpoints:
             for later in saved_steps(self.folder):
                 if later > step:
                     self._set_aside(later)
-        self._settle()
+        self._wait_for_process_0()
 
-    def _settle(self) -> None:
+    def _wait_for_process_0(self) -> None:
         """Every process sees the folder as process 0 left it."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{self.folder.name} settled")

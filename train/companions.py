@@ -1,11 +1,12 @@
 """Companions of a run: frozen networks that its objective reads, handed off from the runs that trained them.
 
-They are placed beside the state and never trained or saved. This module must not know what an objective does with them.
+They are placed beside the state and never trained or saved.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +14,11 @@ import numpy as np
 
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer
-from model.config import TransformerConfig
+from model.config import ModelConfig, TextConfig
 from model.network import Network, Params
 from objectives.base import Objective
 from train.checkpoint import flat
+from train.experiment import INIT, Run
 from train.launch import Launcher
 from train.passport import Passport, whole
 from train.restore import Source, open_run
@@ -69,28 +71,26 @@ def check_companions(objective: Objective, named: Named) -> None:
 
 
 def open_companions(
-    named: Named, objective: Objective, model: TransformerConfig, length: int
+    run: Run, objective: Objective, model: ModelConfig, code: Sequence[Path] = ()
 ) -> tuple[Companion, ...]:
-    """The companions of a run on this model, whose rows have this length.
+    """The companions of a run on this model, whose objective was told its rows; `code` is as `open_run` takes it.
 
     Raises:
       FileNotFoundError: a run folder or its checkpoint is not there.
       ValueError: a run is damaged, or its network cannot stand beside this model; with both values.
     """
-    return tuple(_open(name, run, objective, model, length) for name, run in named)
+    return tuple(
+        _fit(name, open_run(run.init if folder == INIT else folder, code), objective, model)
+        for name, folder in run.companions
+    )
 
 
-def _open(name: str, run: str, objective: Objective, model: TransformerConfig, length: int) -> Companion:
-    source = open_run(run)
+def _fit(name: str, source: Source, objective: Objective, model: ModelConfig) -> Companion:
     own, what = source.model, f"the companion {name} ({source.checkpoint})"
-    if own.vocab_size != model.vocab_size:
+    if isinstance(own, TextConfig) and isinstance(model, TextConfig) and own.vocab_size != model.vocab_size:
         raise ValueError(
             f"{what} has vocab_size {own.vocab_size}, but model.vocab_size is {model.vocab_size}: both read the same ids; "
             f"set --model.vocab-size {own.vocab_size} --data.tokenizer {source.folder / TOKENIZER_FILE}"
-        )
-    if own.max_positions < length:
-        raise ValueError(
-            f"{what} has max_positions {own.max_positions}, but data.length is {length}: shorten the rows or take another"
         )
     if own.encoder_decoder != model.encoder_decoder:
         raise ValueError(
@@ -98,7 +98,8 @@ def _open(name: str, run: str, objective: Objective, model: TransformerConfig, l
             "encoder-decoder"
         )
     try:
-        objective.check(own, length)
+        own.check_rows(objective.rows.length)
+        objective.check(own)
     except ValueError as error:
         raise ValueError(f"{what} cannot serve this objective: {error}") from error
     network = Network(own.build(), tuple(objective.companion_heads(name, own)))
@@ -106,8 +107,10 @@ def _open(name: str, run: str, objective: Objective, model: TransformerConfig, l
     return Companion(name=name, source=source, network=network, params=params, passport=passport)
 
 
-def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer) -> None:
+def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer | None) -> None:
     """Equal ids must mean equal text in all networks."""
+    if tokenizer is None:
+        return
     for companion in companions:
         other = companion.source.tokenizer
         if other.fingerprint != tokenizer.fingerprint:
@@ -119,7 +122,9 @@ def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer) -> N
             )
 
 
-def place(companions: Mapping[str, Params], network: Network, launcher: Launcher) -> dict[str, Params]:
+def place_companions(
+    companions: Mapping[str, Params], network: Network, launcher: Launcher
+) -> dict[str, Params]:
     """Their parameters on the devices in canonical form, laid out by the same rules as the model's."""
     networks = dict(network.companions)
     return {

@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> JSON, so that a run folder says what it is and a hand-off can rebuild the model from it.
 
-Decoding only ever builds dataclasses of this project's own rooms: a checkpoint is data, and must not be able to name
-arbitrary code.
+Decoding only ever builds dataclasses of this project's own rooms, or of files that the reader named (own_code.py): a
+checkpoint is data, and must not be able to name arbitrary code.
 """
 
 import dataclasses
@@ -10,14 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOMS = ("model", "objectives", "data", "train", "finetune")
+from train.own_code import ROOMS, OwnCode
+
+NO_CODE = OwnCode()
 
 
 def encode(value: Any) -> Any:
     """Nested dataclasses, tuples and scalars as JSON values; a dataclass carries `type`: "module:Class"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
     if isinstance(value, (tuple, list)):
         return [encode(v) for v in value]
@@ -30,40 +32,52 @@ def encode(value: Any) -> Any:
     )
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, code: OwnCode = NO_CODE) -> Any:
     """The inverse of `encode`; lists come back as tuples.
 
+    Args:
+      value: JSON values.
+      code: where types come from that are in none of our rooms.
+
     Raises:
-      ValueError: the JSON names a type outside this project's rooms, or one that no longer exists.
+      ValueError: the JSON names a type that may not be read, or does not exist, or has other fields.
     """
     if isinstance(value, list):
-        return tuple(decode(v) for v in value)
+        return tuple(decode(v, code) for v in value)
     if not isinstance(value, dict):
         return value
     if "type" not in value:
-        return {k: decode(v) for k, v in value.items()}
-    module, _, name = value["type"].partition(":")
-    if module.split(".")[0] not in ROOMS:
-        raise ValueError(
-            f"the stored configuration names {value['type']!r}, which is not in {', '.join(ROOMS)}"
-        )
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"the stored configuration names {value['type']!r}, which this version lacks: {error}"
-        ) from error
-    if not dataclasses.is_dataclass(kind):
-        raise ValueError(f"the stored configuration names {value['type']!r}, which is no dataclass")
-    fields = {k: decode(v) for k, v in value.items() if k != "type"}
-    known = {f.name for f in dataclasses.fields(kind) if f.init}
+        return {k: decode(v, code) for k, v in value.items()}
+    build: Any = _dataclass_named(value["type"], code)
+    fields = {k: decode(v, code) for k, v in value.items() if k != "type"}
+    known = {f.name for f in dataclasses.fields(build) if f.init}
     if fields.keys() != known:
         raise ValueError(
             f"{value['type']} was stored with fields {sorted(fields)} but this version has {sorted(known)}: "
             f"differing are {sorted(fields.keys() ^ known)}"
         )
-    build: Any = kind
     return build(**fields)
+
+
+def _dataclass_named(stored: str, code: OwnCode) -> type:
+    """The class of a stored type name, "module:Class"."""
+    module_name, _, name = stored.partition(":")
+    ours = module_name.split(".")[0] in ROOMS
+    try:
+        module = importlib.import_module(module_name) if ours else code.module(stored)
+        kind = getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"the stored configuration names {stored!r}, which this version lacks: {error}"
+        ) from error
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise ValueError(f"the stored configuration names {stored!r}, which is no dataclass")
+    # A user's file may import other people's dataclasses, which its reader did not name.
+    if not ours and kind.__module__ != module_name:
+        raise ValueError(
+            f"the stored configuration names {stored!r}, which {module_name} imports from {kind.__module__}"
+        )
+    return kind
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

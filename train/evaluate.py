@@ -1,14 +1,14 @@
 """`python -m train.evaluate RUN [--views ...] [--data.files ...]`: a pretrained run through views, as one table.
 
 Rows, corruption and checkpoint are those that the run itself would take, so its objective's own numbers are those of its
-last evaluation. It must not know what a view computes (objectives/views.py), nor train anything.
+last evaluation.
 """
 
 import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from data.prepare import TOKENIZER_FILE, prepare
 from data.stream import EvalBatches, Rows
 from model.network import Network
 from objectives.views import Reading, choose
 from train.adapter import FULL
-from train.build import OFFERED, check_run, corpora_of, eval_rows, held_out_rows
-from train.cli import multi_host, one_line_errors
+from train.build import check_run, network_of
+from train.cli import multi_host, one_line_errors, split_code
 from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
@@ -45,8 +44,8 @@ class EvalData:
 
     files: tuple[str, ...] = ()
     """Globs of .txt or .jsonl files (plain or .gz), or TFDS names, to read whole; empty takes what the run held out."""
-    column: str = "text"
-    """Where the text is in .jsonl files and TFDS data sets."""
+    column: str = ""
+    """Where the text is in .jsonl files and TFDS data sets; empty takes the run's own column."""
     rows: int
     """Rows that are scored at most, spread evenly over all."""
 
@@ -85,7 +84,7 @@ def defaults(source: Source) -> Evaluation:
     """What the run's own evaluations read, and how many rows at once."""
     experiment = experiment_of(source)
     return Evaluation(
-        data=EvalData(column=experiment.data.column, rows=experiment.data.eval_rows),
+        data=EvalData(rows=experiment.data.eval_rows),
         batch_size=experiment.batch_size,
         out=source.folder / "views.json",
     )
@@ -102,48 +101,35 @@ def look(source: Source, evaluation: Evaluation) -> Readings:
       ValueError: a view does not apply, or what the run held out can no longer be read; before anything compiles.
     """
     experiment = experiment_of(source)
-    objective, launcher, size = experiment.objective, evaluation.launcher, evaluation.batch_size
+    objective, launcher, size = source.objective, evaluation.launcher, evaluation.batch_size
+    experiment = dataclasses.replace(experiment, objective=objective)
     run = dataclasses.replace(experiment, batch_size=size, microbatches=1, launcher=launcher)
     check_run(run, objective)
-    views = choose(evaluation.views, objective, OFFERED if (source.folder / TOKENIZER_FILE).is_file() else ())
+    views = choose(evaluation.views, objective, experiment.data.offered)
     reads = tuple(dict.fromkeys([*objective.reads(), *(name for view in views for name in view.reads())]))
     sets = {
         name: EvalBatches(rows, batch_size=size, limit=evaluation.data.rows)
         for name, rows in _rows(source, experiment, evaluation.data, reads).items()
     }
-    network = Network(source.model.build(), tuple(objective.heads(source.model)))
+    network = network_of(source.model, objective)
     state = _state(source, network, launcher)
     # The key of the evaluations during training: the same tokens are masked.
     rng = launcher.replicate(jax.random.key(0))
-    found: Readings = {name: {} for name in sets}
+    readings: Readings = {name: {} for name in sets}
     for view in views:
         step = functools.partial(eval_step, network=network, objective=view, adapter=FULL)
         compiled = launcher.compile(step, donate=False)
         for name, batches in sets.items():
             sums = evaluate(compiled, launcher, state, _watched(batches, f"{name}: {view.name}"), rng)
-            found[name][view.name] = view.readings(sums)
-    return found
+            readings[name][view.name] = view.readings(sums)
+    return readings
 
 
-def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequence[str]) -> dict[str, Rows]:
+def _rows(source: Source, experiment: Experiment, data: EvalData, reads: Sequence[str]) -> Mapping[str, Rows]:
     """The rows to score, by the name of their set."""
-    file = source.folder / TOKENIZER_FILE
     if data.files:
-        docs = prepare(data.files, tokenizer=file, column=data.column)
-        return {"files": eval_rows(experiment, docs, source.tokenizer, reads)}
-    if experiment.data.tokenizer:
-        # The file that the run was given may have moved; this is its copy.
-        own = dataclasses.replace(experiment.data, tokenizer=str(file))
-        experiment = dataclasses.replace(experiment, data=own)
-    corpora, tokenizer = corpora_of(experiment)
-    found = tuple({"documents": len(corpus), "digest": corpus.digest} for corpus in corpora)
-    trained_on = source.stored("corpora")
-    if tokenizer.fingerprint != source.tokenizer.fingerprint or found != trained_on:
-        raise ValueError(
-            f"{', '.join(experiment.data.files)} gives {found}, but {source.folder} was trained on {trained_on}: the files "
-            "have changed, and what was held out with them; name others with --data.files"
-        )
-    return held_out_rows(experiment, corpora, tokenizer, reads)
+        return {"files": experiment.data.read_files(experiment, source, data.files, data.column, reads)}
+    return experiment.data.evaluation_rows(experiment, source, reads)
 
 
 def _state(source: Source, network: Network, launcher: Launcher) -> Any:
@@ -186,22 +172,23 @@ def _encoded(number: Reading) -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse with the run's own values as defaults, look, print, write."""
+    code, arguments = split_code(arguments)
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train.evaluate RUN [--help | options]")
+        raise ValueError("usage: python -m train.evaluate RUN [--code FILE] [--help | options]")
     multi_host()
-    source = open_run(arguments[0])
+    source = open_run(arguments[0], code)
     evaluation = tyro.cli(
         Evaluation,
-        prog=f"python -m train.evaluate {arguments[0]}",
-        args=list(arguments[1:]),
+        prog=f"python -m train.evaluate {arguments[0]} [--code FILE]",
+        args=arguments[1:],
         default=defaults(source),
         config=(tyro.conf.FlagConversionOff,),
     )
-    found = look(source, evaluation)
+    by_set = look(source, evaluation)
     if jax.process_index() > 0:
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for name, readings in found.items():
+    for name, readings in by_set.items():
         console.print(table(readings, f"{source.checkpoint}: {name}"))
     write_json(
         evaluation.out,
@@ -210,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
             "data": dataclasses.asdict(evaluation.data),
             "views": {
                 name: {view: [_encoded(number) for number in numbers] for view, numbers in views.items()}
-                for name, views in found.items()
+                for name, views in by_set.items()
             },
         },
     )

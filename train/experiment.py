@@ -6,10 +6,14 @@ Cross-field mistakes are refused here, with both values, before any array exists
 import dataclasses
 from typing import Literal
 
-from model.config import TransformerConfig
+from model.config import ModelConfig
 from objectives.base import Objective
+from train.data import Data
 from train.launch import Launcher, Pmap
 from train.optimizer import Optimizer
+
+INIT = "init"
+"""In place of a companion's run: the one that this run starts from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,11 @@ class Run:
     best_mode: Literal["max", "min"] = "max"
     patience: int = 0
     """Evaluations without a better `best` after which the run ends; 0 never ends early."""
+    init: str = ""
+    """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
+    companions: tuple[tuple[str, str], ...] = ()
+    """Each frozen network that the objective reads: its name, and the run folder (or one checkpoint) that it comes from;
+    init stands for the run that this one starts from."""
 
     def __post_init__(self) -> None:
         for field in ("batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
@@ -48,6 +57,10 @@ class Run:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}"
             )
+        if not self.init and (started := [name for name, run in self.companions if run == INIT]):
+            raise ValueError(
+                f"companion {started[0]!r} is the run of init, but init is empty: name that run with --init"
+            )
         if self.patience and not self.best:
             raise ValueError(
                 f"patience is {self.patience} but best is empty: name the evaluation metric to watch"
@@ -55,68 +68,23 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextData:
-    """Unlabelled text, and how it becomes rows."""
-
-    files: tuple[str, ...] = ()
-    """Globs of .txt or .jsonl files (plain or .gz), or TFDS names (with a slash: tfds:NAME/CONFIG[:SPLIT]); one corpus,
-    unless `weights` are given."""
-    column: str = "text"
-    """Where the text is in .jsonl files and TFDS data sets."""
-    weights: tuple[float, ...] = ()
-    """Mix the entries of `files` as corpora of their own, by these weights."""
-    length: int = 128
-    """Tokens per row."""
-    max_segments: int = 8
-    """Most documents (or pairs) that share a row."""
-    framing: Literal["cls_sep", "bos_eos"] = "cls_sep"
-    """Special tokens around each piece of text."""
-    held_out: float = 0.01
-    """Share of documents, chosen by hash, that is kept for evaluation."""
-    tokenizer: str = ""
-    """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty trains one on the corpus, of the
-    model's vocabulary size less the sentinels."""
-    sentinels: int = 0
-    """Last ids of the model's vocabulary that no text has: an objective's own (T5: 100)."""
-    lowercase: bool = True
-    """Whether a tokenizer trained here folds case."""
-    eval_rows: int = 512
-    """Held-out rows scored at each evaluation."""
-
-    def __post_init__(self) -> None:
-        if self.weights and len(self.weights) != len(self.files):
-            raise ValueError(
-                f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}"
-            )
-        if self.length < 1 or self.max_segments < 1 or self.eval_rows < 1:
-            raise ValueError(
-                f"data.length {self.length}, data.max_segments {self.max_segments} and data.eval_rows {self.eval_rows} "
-                "must be at least 1"
-            )
-        if self.sentinels < 0:
-            raise ValueError(f"data.sentinels {self.sentinels} is below 0")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment(Run):
     """A pretraining experiment: `configs/x.py` defines `config() -> Experiment`."""
 
-    model: TransformerConfig
+    model: ModelConfig
+    """Of a run that goes on from `init` the shape is that run's; precision, dropout and kernels are said here."""
     objective: Objective
-    data: TextData
+    data: Data
+    """What it is fed with: text (train/text.py), or another kind."""
     table: Literal["random", "semantic"] = "random"
     """Where the token table starts: "semantic" computes it from which documents share which words (data.semantics)."""
-    companions: tuple[tuple[str, str], ...] = ()
-    """Each frozen network that the objective reads: its name, and the run folder (or one checkpoint) that it comes from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.table == "semantic" and self.data.weights:
+        if self.table == "semantic" and self.init:
             raise ValueError(
-                f"table is 'semantic', which reads one corpus, but data.weights mixes {len(self.data.weights)}: drop the "
-                "weights or take the random table"
+                f"table is 'semantic', but the token table comes from init {self.init}: set --table random"
             )
+        self.data.check(self)

@@ -24,13 +24,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from model.kernels import choose_kernel
 from model.network import Network
 from objectives.base import Objective
 from train import metrics
 from train.adapter import FULL, Adapter, Params
 from train.checkpoint import Checkpoints
-from train.companions import place
+from train.companions import place_companions
 from train.experiment import Run
 from train.flops import count_flops, peak_flops
 from train.launch import HostBatch, Launcher
@@ -107,8 +106,8 @@ class _Programs:
     init: Callable[..., Params]
     create: Callable[..., TrainState]
     train: Callable[..., Any]
-    plain: Callable[..., Any]
-    """`train` with the plain network, for counting only."""
+    train_on: Callable[[Network], Callable[..., Any]]
+    """`train` of another network that takes the same parameters, for counting only."""
     evaluate: Callable[..., Any]
     params_shardings: Any
     state_shapes: Any
@@ -138,7 +137,7 @@ def _programs(
         init=jax.jit(network.init, out_shardings=params_shardings),
         create=jax.jit(create, out_shardings=shardings),
         train=launcher.compile(functools.partial(train, network=network), donate=True),
-        plain=launcher.compile(functools.partial(train, network=network.plain()), donate=False),
+        train_on=lambda other: launcher.compile(functools.partial(train, network=other), donate=False),
         evaluate=launcher.compile(functools.partial(eval_step, network=network, **shared), donate=False),
         params_shardings=params_shardings,
         state_shapes=jax.tree.map(
@@ -163,7 +162,7 @@ def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> 
 
 
 class _Loop:
-    """The state of one call of `run`."""
+    """One call of `run`."""
 
     def __init__(self, settings: Run, parts: Parts, workdir: Path, label: str):
         self.settings, self.parts, self.workdir, self.label = settings, parts, workdir, label
@@ -201,8 +200,6 @@ class _Loop:
     def _request_stop(self, signum: int, frame: FrameType | None) -> None:
         self.stop_requested = True
 
-    # -- beginning -------------------------------------------------------------------------------------------------
-
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""
         programs = self.programs
@@ -226,10 +223,8 @@ class _Loop:
             state = programs.create(params, adapter_key)
         if self.best is not None:
             self.best.discard_after(step or 0)
-        companions = place(self.parts.companions, self.parts.network, self.launcher)
+        companions = place_companions(self.parts.companions, self.parts.network, self.launcher)
         return self.launcher.enter(state._replace(companions=companions)), step or 0
-
-    # -- the loop --------------------------------------------------------------------------------------------------
 
     def _steps(self, state: Any, start: int) -> Result:
         settings, launcher = self.settings, self.launcher
@@ -375,12 +370,11 @@ class _Loop:
         checkpoints.save(step, clean, dataclasses.asdict(self.progress))
 
     def _count_flops(self, state: Any, batch: Any) -> None:
-        shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
-        config = self.parts.network.backbone.config
+        network = self.parts.network
+        plain = network.plain(batch["segment_ids"].shape[-1])
         # Where both are one program, its trace is needed anyway.
-        same = config.remat == "none" and choose_kernel(config, batch["tokens"].shape[-1]) == "plain"
-        step = self.programs.train if same else self.programs.plain
-        self.flops = count_flops(step, shapes(state), shapes(batch), shapes(self.rng))
+        step = self.programs.train if plain == network else self.programs.train_on(plain)
+        self.flops = count_flops(step, *jax.eval_shape(lambda *x: x, state, batch, self.rng))
         self.flops *= self.launcher.copies
 
 

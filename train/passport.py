@@ -48,9 +48,11 @@ class Passport:
     """The checkpoint that was read."""
     entries: tuple[Entry, ...]
 
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        write_json(path, dataclasses.asdict(self))
+    def keep(self, workdir: Path) -> None:
+        """As JSON in the run folder; a resumed run keeps the account of its beginning: the source may have gone on."""
+        path = workdir / "passport.json"
+        if not path.exists():
+            write_json(path, dataclasses.asdict(self))
 
     def table(self) -> Table:
         """One line for each part of the network with one fate."""
@@ -96,7 +98,9 @@ def hand_off(
     fresh = {path: np.asarray(leaf) for path, leaf in flat(drawn).items()}
     leaves, entries, problems = {}, [], []
     for path, target in wanted.items():
-        found = _place(path, target, held.get(path), fresh.get(path), source, network, path[1] in reuse_heads)
+        found = _account_for(
+            path, target, held.get(path), fresh.get(path), source, network, path[1] in reuse_heads
+        )
         if isinstance(found, str):
             problems.append(found)
         else:
@@ -135,7 +139,7 @@ def fresh_passport(source: Source, network: Network) -> Passport:
     return Passport(source=str(source.checkpoint), entries=tuple(entries))
 
 
-def _place(
+def _account_for(
     path: tuple[str, ...],
     target: Any,
     stored: np.ndarray | None,
@@ -157,9 +161,10 @@ def _place(
         return f"{name}: the network needs it, shape {target.shape}, but the run has no such leaf"
     if stored.shape == target.shape and stored.dtype == target.dtype:
         return stored, entry(status="restored", why="reused as asked" if path[0] == "heads" else "backbone")
-    old, new = source.model.max_positions, network.backbone.config.max_positions
-    if path == POSITIONS and old != new and stored.shape[1:] == target.shape[1:]:
-        table = _resize_positions(stored, network.backbone.config.position_offset, new)
+    if path == POSITIONS and stored.shape[0] != target.shape[0] and stored.shape[1:] == target.shape[1:]:
+        config: Any = network.backbone.config
+        offset, new = config.position_offset, config.max_positions
+        old, table = stored.shape[0] - offset, _resize_positions(stored, offset, new)
         if table.shape == target.shape:
             return table, entry(status="resized", why=f"max_positions {old} -> {new}")
     return (

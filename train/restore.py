@@ -1,12 +1,13 @@
 """Opening a run folder: which checkpoint, model, tokenizer and parameters. Starts no training.
 
-Everything comes from the folder itself, so model shape, tokenizer and parameters cannot disagree. It must not
-know what the run was trained for, nor what it is opened for.
+Everything comes from the folder itself, so model shape, tokenizer and parameters cannot disagree. What an older version
+wrote is brought up to this one (migrations.py), and the reader is told.
 """
 
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import numpy as np
 
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
-from model.config import TransformerConfig
+from model.config import ModelConfig, TextConfig
+from objectives.base import Objective
+from objectives.rows import RowShape
 from train.adapter import Params
 from train.checkpoint import HASHES, damaged_file, load_params, newest_whole, saved_steps
 from train.describe import decode, read_json
+from train.migrations import migrate
+from train.own_code import OwnCode
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +36,11 @@ class Source:
     checkpoint: Path
     """The checkpoint that was read."""
     description: dict[str, Any]
-    """What config.json says, still encoded; `stored` decodes an entry."""
+    """What config.json says, in this version's words and still encoded; `stored` decodes an entry."""
+    code: OwnCode
+    """Where its types come from that are not ours."""
+    notices: tuple[str, ...]
+    """What an older version wrote otherwise, one line each."""
     params: Params
     """{"backbone": ..., "heads": ...} as numpy arrays, the run's own adapter already merged."""
 
@@ -46,17 +55,34 @@ class Source:
             raise ValueError(
                 f"{self.folder / 'config.json'} has no {name!r}, only {sorted(self.description)}"
             )
-        return decode(self.description[name])
+        return decode(self.description[name], self.code)
 
     @functools.cached_property
-    def model(self) -> TransformerConfig:
+    def model(self) -> ModelConfig:
         """The model's configuration."""
         config = self.stored("model")
-        if not isinstance(config, TransformerConfig):
+        if not isinstance(config, ModelConfig):
             raise ValueError(
                 f"{self.folder}: the stored model is a {type(config).__name__}, no model configuration"
             )
         return config
+
+    @functools.cached_property
+    def rows(self) -> RowShape:
+        """What the run's rows are."""
+        rows: RowShape = self.stored("rows")
+        return rows
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The run's objective, told of its rows."""
+        objective: Objective = self.stored("objective")
+        return objective.for_rows(self.rows)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether what it reads are ids."""
+        return "tokenizer" in self.description
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -68,17 +94,21 @@ class Source:
             raise ValueError(
                 f"{path} is {tokenizer.fingerprint[:16]}..., but the run was made with {expected[:16]}..."
             )
-        if tokenizer.vocab_size > self.model.vocab_size:
+        if isinstance(self.model, TextConfig) and tokenizer.vocab_size > self.model.vocab_size:
             raise ValueError(
                 f"{path} has {tokenizer.vocab_size} pieces, the model's vocab_size is {self.model.vocab_size}"
             )
         return tokenizer
 
 
-def open_run(run: str | Path) -> Source:
+def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     """Open a run folder, or one checkpoint of it (RUN/checkpoints/STEP or RUN/best/STEP).
 
     Of a run folder the best checkpoint is taken if one was kept, else the newest whole one.
+
+    Args:
+      run: the folder.
+      code: files of the reader's own (--code), whose classes the run may name if it was made with the same text.
 
     Raises:
       FileNotFoundError: there is no such folder, or nothing was saved in it.
@@ -91,9 +121,19 @@ def open_run(run: str | Path) -> Source:
     folder = path.parent.parent if explicit else path
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    description = read_json(folder / "config.json")
-    checkpoint = _whole(path) if explicit else _choose(folder)
-    source = Source(folder=folder, checkpoint=checkpoint, description=description, params={})
+    stored = read_json(folder / "config.json")
+    description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
+    if notices:
+        log.warning(f"{folder} opened as a run of an older version: {'; '.join(notices)}")
+    source = Source(
+        folder=folder,
+        checkpoint=verify_checkpoint(path) if explicit else pick_checkpoint(folder),
+        description=description,
+        code=OwnCode(kept=description["code"] if "code" in description else {}, files=tuple(code)),
+        notices=notices,
+        params={},
+    )
+    checkpoint = source.checkpoint
     sides = load_params(checkpoint.parent, int(checkpoint.name))
     trainable, frozen = (sides[k] if k in sides else {} for k in ("trainable", "frozen"))
     merged = jax.tree.map(np.asarray, source.stored("adapter").merge(trainable, frozen))
@@ -101,7 +141,8 @@ def open_run(run: str | Path) -> Source:
     return dataclasses.replace(source, params={"backbone": {}, "heads": {}} | merged)
 
 
-def _whole(checkpoint: Path) -> Path:
+def verify_checkpoint(checkpoint: Path) -> Path:
+    """The checkpoint itself; ValueError if a file of it is missing, altered or was never finished."""
     if not (checkpoint / HASHES).exists():
         raise ValueError(f"{checkpoint} was never completed (the process ended while saving it)")
     damage = damaged_file(checkpoint)
@@ -110,7 +151,7 @@ def _whole(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _choose(folder: Path) -> Path:
+def pick_checkpoint(folder: Path) -> Path:
     """The best checkpoint, else the newest whole one; what was passed over is logged."""
     notices: list[str] = []
     for name in ("best", "checkpoints"):

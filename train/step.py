@@ -74,6 +74,7 @@ def train_step(
     if axis is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
     micro = (_interleave(batch, microbatches), jnp.arange(microbatches))
+    splits = microbatches if axis is None else microbatches * jax.lax.psum(1, axis)
 
     def forward(trainable: Params, rows: Batch, index: jax.Array) -> LossOut:
         params = adapter.merge(trainable, state.frozen)
@@ -92,11 +93,14 @@ def train_step(
         parts = [
             objective.coefficients()[k] * _safe_divide(s, weight_sums[k]) for k, (s, _) in out.terms.items()
         ]
+        # All splits add them up again.
+        parts += [penalty / splits for penalty in out.penalties.values()]
         return jnp.sum(jnp.stack(parts)), out
 
     (_, out), grads = _scan_sum(lambda x: jax.value_and_grad(loss, has_aux=True)(state.trainable, *x), micro)
     if axis is not None:
         out, grads = jax.lax.psum((out, grads), axis)
+    out = out._replace(penalties={name: penalty / splits for name, penalty in out.penalties.items()})
     return _update(state, grads, out, objective, tx, _real_tokens(batch, axis))
 
 
@@ -130,13 +134,19 @@ def _update(
         step=state.step + keep, trainable=trainable, opt_state=opt_state, bad_step=bad_step
     )
     own = {"loss": (total, one), "grad_norm": (grad_norm, one), "tokens": (tokens, one)}
-    return next_state, _apart(out.terms, out.metrics, own)
+    return next_state, merge_metric_names(out.terms, out.metrics, _once(out), own)
 
 
 def total_loss(objective: Objective, out: LossOut) -> jax.Array:
-    """Sum over terms of coefficient x loss_sum / weight_sum; `out` must hold global sums."""
+    """Sum over terms of coefficient x loss_sum / weight_sum, and the penalties; `out` must hold global sums."""
     coefficients = objective.coefficients()
-    return jnp.sum(jnp.stack([coefficients[k] * _safe_divide(s, w) for k, (s, w) in out.terms.items()]))
+    parts = [coefficients[k] * _safe_divide(s, w) for k, (s, w) in out.terms.items()]
+    return jnp.sum(jnp.stack([*parts, *out.penalties.values()]))
+
+
+def _once(out: LossOut) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The penalties as means of one."""
+    return {name: (penalty, jnp.ones((), jnp.float32)) for name, penalty in out.penalties.items()}
 
 
 def eval_step(
@@ -153,15 +163,18 @@ def eval_step(
     params = adapter.merge(state.trainable, state.frozen)
     bound = network.bind(params, companions=state.companions)
     out = objective(bound, batch, jax.random.fold_in(rng, 0))
-    out = out if axis is None else jax.lax.psum(out, axis)
-    return _apart(out.terms, out.metrics)
+    sums = merge_metric_names(out.terms, out.metrics, _once(out))
+    return sums if axis is None else jax.lax.psum(sums, axis)
 
 
-def _apart(*groups: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """All in one; one name for two numbers would hide one of them."""
+def merge_metric_names(
+    *groups: dict[str, tuple[jax.Array, jax.Array]],
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """All groups as one; ValueError where a name would stand for two numbers."""
     names = [name for group in groups for name in group]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"{twice} name two numbers each: terms and metrics need different names, and none of loss, grad_norm, tokens"
+            f"{twice} name two numbers each: terms, metrics and penalties need different names, and none of loss, "
+            "grad_norm, tokens"
         )
     return {name: value for group in groups for name, value in group.items()}

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from objectives.base import LossOut, Objective
+from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy
+from objectives.rows import RowMaker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenDeletion(Objective):
+class TokenDeletion(Objective, RowMaker, Claims):
     """Nats per token. Equal logits give ln V:
 
     >>> from types import SimpleNamespace
@@ -20,7 +22,6 @@ class TokenDeletion(Objective):
     """
 
     family = "encoder_decoder"
-    length: int = 32
     rate: float = 0.15
 
     def coefficients(self):
@@ -30,18 +31,18 @@ class TokenDeletion(Objective):
         return {"nll": math.log(config.vocab_size)}
 
     def make_example(self, docs, index, rng):
-        text = docs[index % len(docs)][: self.length]
+        text = docs[index % len(docs)][: self.rows.length]
         kept = text[rng.random(len(text)) >= self.rate]
         row = {}
         for prefix, tokens in (("", kept), ("target_", text)):
-            padding = (0, self.length - len(tokens))
+            padding = (0, self.rows.length - len(tokens))
             row[prefix + "tokens"] = np.pad(tokens, padding).astype(np.int32)
             row[prefix + "segment_ids"] = np.pad(np.ones_like(tokens), padding).astype(np.int32)
             row[prefix + "positions"] = np.pad(np.arange(len(tokens)), padding).astype(np.int32)
         return row
 
     def __call__(self, network, batch, rng):
-        memory_BSD = network.encode(batch["tokens"], batch)
+        memory_BSD = network.encode(batch)
         shifted_BL = jnp.pad(batch["target_tokens"][:, :-1], ((0, 0), (1, 0)))
         hidden_BLD = network.decode(shifted_BL, batch, memory_BSD)
         weights_BL = (batch["target_segment_ids"] > 0).astype(jnp.float32)

@@ -1,24 +1,20 @@
-"""Which numbers a fine-tuning run trains: part of the layers, or low-rank additions to some matrices.
+"""Low-rank additions to some matrices of a frozen backbone.
 
-Adapters see parameter trees {"backbone": ..., "heads": ...} and the paths in them, never model code. Heads
-are always trained. Layers are stacked on axis 0 of every leaf below "layers", so freezing some of them, or
-giving each its own low-rank pair, acts along that axis.
-
-Letters: N layers, I and O input and output size of a matrix, R rank.
+Layers are stacked on axis 0 of every leaf below "layers", so each gets a low-rank pair of its own along that axis.
+Letters: I and O input and output size of a matrix, R rank.
 """
 
 import dataclasses
 import math
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
-from train.adapter import Full, Params
+from train.adapter import Adapter, Params
 from train.checkpoint import flat
-from train.tree import is_embedding, nest
+from train.tree import nest
 
 Path = tuple[str, ...]
 
@@ -27,47 +23,7 @@ INPUT_AXES: tuple[tuple[str, int], ...] = ((r"attention/out/kernel$", 2), (r"ker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frozen:
-    """Train the heads, and perhaps the last layers."""
-
-    layers: int = -1
-    """Freeze embeddings and this many of the first layers; -1 freezes the whole backbone."""
-
-    def __post_init__(self) -> None:
-        if self.layers < -1:
-            raise ValueError(f"adapter.layers must be -1 (the whole backbone) or a count, got {self.layers}")
-
-    def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
-        """A stacked leaf of which only the first layers are frozen is cut in two, under the same path."""
-        trainable: dict[Path, Any] = {}
-        frozen: dict[Path, Any] = {}
-        for path, leaf in flat(params).items():
-            if path[0] == "heads":
-                trainable[path] = leaf
-            elif self.layers == -1 or is_embedding(path):
-                frozen[path] = leaf
-            elif "layers" not in path:
-                trainable[path] = leaf
-            elif self.layers > leaf.shape[0]:
-                raise ValueError(f"adapter.layers {self.layers} exceeds the model's {leaf.shape[0]} layers")
-            else:
-                parts = ((frozen, leaf[: self.layers]), (trainable, leaf[self.layers :]))
-                for side, part in parts:
-                    if part.shape[0]:
-                        side[path] = part
-        return nest(trainable), nest(frozen)
-
-    def merge(self, trainable: Params, frozen: Params) -> Params:
-        """Leaves of both sides; those that were cut are joined again along the layers."""
-        ours, theirs = flat(trainable), flat(frozen)
-        merged = {**theirs, **ours}
-        for path in ours.keys() & theirs.keys():
-            merged[path] = jnp.concatenate([theirs[path], ours[path]])
-        return nest(merged)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRA(Adapter):
     """Freeze the backbone and add alpha / rank * A @ B to some matrices (Hu et al. 2021, arXiv 2106.09685).
 
     Scanned layers get one pair each. B starts at zero, so the first forward pass is that of the restored
@@ -132,14 +88,6 @@ class LoRA:
                     + ", ".join("/".join(path) for path in matrices)
                 )
         return [path for path in matrices if any(re.search(p, "/".join(path)) for p in self.targets)]
-
-
-AnyAdapter = (
-    Annotated[Full, tyro.conf.subcommand("full")]
-    | Annotated[Frozen, tyro.conf.subcommand("frozen")]
-    | Annotated[LoRA, tyro.conf.subcommand("lora")]
-)
-"""What an experiment file may choose from; any object with `split` and `merge` works from Python."""
 
 
 def _matrix(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, ...], int, int]:
