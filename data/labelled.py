@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from data.encoded import TextTokenizer, encode_texts, encode_word_lists
 from data.frame import Frame
 from data.packing import best_fit
 from data.records import DataError, Record, required
@@ -40,21 +41,13 @@ class TokenExample:
 Example = TypeVar("Example", SequenceExample, TokenExample)
 
 
-class PairTokenizer(Protocol):
+class PairTokenizer(TextTokenizer, Protocol):
     """What is needed of a tokenizer here."""
 
     pad_id: int
 
     def frame(self, pair: bool) -> Frame:
         """What a model expects around one text, or two."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts."""
-        ...
-
-    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Ids of a sentence in words, and for each id the index of its word."""
         ...
 
 
@@ -213,11 +206,11 @@ def sequence_rows(
     max_segments: int = 8,
 ) -> LabelledRows:
     """A text, or a pair with type_ids, in the tokenizer's frame; labels int32[B, G]."""
-    first = tokenizer.encode_batch([e.text for e in examples])
+    first = encode_texts(tokenizer, [e.text for e in examples])
     paired = [e.text_pair is not None for e in examples]
     if any(paired) and not all(paired):
         raise DataError(f"{examples[paired.index(False)].where}: has no second text, others have")
-    second = tokenizer.encode_batch([e.text_pair or "" for e in examples]) if any(paired) else None
+    second = encode_texts(tokenizer, [e.text_pair or "" for e in examples]) if any(paired) else None
     frame = tokenizer.frame(pair=second is not None)
     room = length - frame.added
     _check_room(room, length)
@@ -263,8 +256,8 @@ def token_rows(
     words: list[int] = []
     sizes: list[int] = []
     truncated = lost = 0
-    for example in examples:
-        ids, owners = tokenizer.encode_words(example.words)
+    encoded = encode_word_lists(tokenizer, [example.words for example in examples])
+    for example, (ids, owners) in zip(examples, encoded, strict=True):
         truncated, lost = truncated + (len(ids) > room), lost + max(0, len(ids) - room)
         ids, owners = ids[:room], owners[:room]
         firsts = [w if j == 0 or owners[j - 1] != w else -1 for j, w in enumerate(owners)]
