@@ -71,6 +71,12 @@ class ModelConfig(abc.ABC):
         return self
 
 
+def read_batch(backbone: nn.Module, batch: Batch) -> jax.Array:
+    """The backbone's hidden states of what its config reads of a batch."""
+    hidden_BLD: jax.Array = backbone(*backbone.config.inputs(batch))
+    return hidden_BLD
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):
     """Shape and arithmetic of one stack of blocks."""

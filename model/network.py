@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.config import Batch
+from model.config import Batch, read_batch
 from model.layers import Embed, trailing
 
 Params = dict[str, Any]
@@ -93,6 +93,7 @@ class BoundNetwork:
         self.dropout_rng = dropout_rng
         self.companion = companion
         self.config: Any = network.backbone.config
+        self._dtype = self.config.compute_dtype
 
     def redrawn(self, index: int) -> "BoundNetwork":
         """The same network under other dropout: two encodes of one bound network drop the same values."""
@@ -117,9 +118,8 @@ class BoundNetwork:
             tokens that all of their segment may see, so that a causal backbone reads them in both directions), all [B, L];
             of an encoder-decoder, what its encoder reads. Objectives give what `corrupt` made of it.
         """
-        inputs = self.config.inputs(batch)
-        params = {"params": self.params["backbone"]}
-        return cast(jax.Array, self.network.backbone.apply(params, *inputs, rngs=self._rngs(0)))
+        params, read = {"params": self.params["backbone"]}, read_batch
+        return cast(jax.Array, self.network.backbone.apply(params, batch, rngs=self._rngs(0), method=read))
 
     def decode(self, tokens_BL: jax.Array, batch: Batch, memory_BSD: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] of an encoder-decoder's target tokens: times embedding_VD they are the logits.
@@ -151,7 +151,7 @@ class BoundNetwork:
         """The table of the logits in the compute dtype: the token table where tied, else the output table."""
         module = "embed" if self.config.tied else "unembed"
         table_VD: jax.Array = self.params["backbone"][module]["tokens"]
-        return table_VD.astype(self.config.compute_dtype)
+        return table_VD.astype(self._dtype)
 
     def unembed(self, hidden: jax.Array, bias_V: jax.Array | None = None) -> jax.Array:
         """Full float32 logits [..., V]; for small uses, a loss should chunk them."""

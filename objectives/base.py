@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from model.network import BoundNetwork
 from objectives.claims import NOTHING, Claims
-from objectives.rows import RowMaker, RowShape
+from objectives.rows import NotTold, RowMaker, RowShape
 
 Batch = Mapping[str, jax.Array]
 Family = Literal["encoder", "decoder", "encoder_decoder"]
@@ -57,14 +57,17 @@ class Objective:
 
     Most losses read one encode of the row. They define `score`, and `corrupt` if the backbone shall not read the batch
     as it is; a `Mixture` of such objectives encodes once. One that needs several encodes (contrastive, preference), or a
-    decoder, overrides `__call__` instead. One that makes its own rows is a `RowMaker` too, one that says something of itself
-    has `Claims`.
+    decoder, overrides `__call__` instead. One that makes its own rows is a `RowMaker` too, one that says something of
+    itself has `Claims`.
 
     Weights in `LossOut` may depend on batch and rng, never on parameters or hidden states: the step asks for
     the weights alone first and relies on the compiler to remove the model from that call.
     """
 
-    _rows: RowShape | None = dataclasses.field(default=None, init=False, repr=False)
+    # Decides, as all fields do, whether two objectives are equal.
+    _told: RowShape | None = dataclasses.field(default=None, init=False, repr=False)
+    rows = NotTold()
+    """What the rows of the run are, once `for_rows` has told it."""
 
     additive: ClassVar[bool] = True
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
@@ -90,17 +93,9 @@ class Objective:
         for field in dataclasses.fields(self):
             if field.init:
                 object.__setattr__(told, field.name, _tell(getattr(self, field.name), rows))
-        object.__setattr__(told, "_rows", rows)
+        for name in ("_told", "rows"):
+            object.__setattr__(told, name, rows)
         return told
-
-    @property
-    def rows(self) -> RowShape:
-        """What the rows of the run are."""
-        if self._rows is None:
-            raise ValueError(
-                f"{type(self).__name__} was not told what its rows are: use what for_rows(RowShape(...)) gives"
-            )
-        return self._rows
 
     def row_maker(self) -> RowMaker | None:
         """What makes its rows; None reads packed ones."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from objectives.base import Batch, Corrupted
 from objectives.claims import DeviceCounts
+from objectives.masking import share_of_bits
 from objectives.mixture import Mixture, Seen
-from objectives.randomness import example_bits, share_of_bits
+from objectives.randomness import example_bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

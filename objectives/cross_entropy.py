@@ -150,6 +150,11 @@ Sums = tuple[jax.Array, ...]
 class Rule(Hashable, Protocol):
     """What a sweep makes of the logits of a chunk."""
 
+    @property
+    def sums(self) -> int:
+        """How many sums it gives."""
+        ...
+
     def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
         """(float32 sums over the chunk, gradient [R, V] of the first with respect to the logits)."""
         ...
@@ -228,6 +233,7 @@ class Nll(NamedTuple):
     """The rule of cross-entropy; of each position it is given (target, weight)."""
 
     z_loss: float = 0.0
+    sums: int = 3
 
     def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
         """Its three sums, and w ((1 + 2 z log Z) softmax - onehot)."""
@@ -265,8 +271,8 @@ def sweep(
         hidden_RD, flat = _as_one_axis(x)
         return rule(logits(hidden_RD, embedding_VD, bias_V), flat, tables)[0]
 
-    xs = (hidden_NBCD, positions)
-    return jax.lax.scan(lambda total, x: (_add(total, chunk(x)), None), _zeros(chunk, xs), xs)[0]
+    start = (jnp.zeros((), jnp.float32),) * rule.sums
+    return jax.lax.scan(lambda total, x: (_add(total, chunk(x)), None), start, (hidden_NBCD, positions))[0]
 
 
 def _sweep_forward(

@@ -76,6 +76,7 @@ class Divergence(NamedTuple):
     """The rule of a sweep; of each position it is given (teacher's hidden state [E], weight), and the teacher's tables."""
 
     temperature: float
+    sums: int = 1
 
     def __call__(self, logits_RV: jax.Array, positions: Arrays, tables: Arrays) -> tuple[Sums, jax.Array]:
         """The weighted sum, and its gradient w (q - p) / T."""

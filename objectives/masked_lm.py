@@ -16,7 +16,6 @@ from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, Scored,
 from objectives.claims import Claims, DeviceCounts
 from objectives.cross_entropy import cross_entropy
 from objectives.masking import Masking
-from objectives.segments import nan_if_crowded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ class MaskedLM(Objective, Claims):
         """Cross-entropy at the scored positions."""
         out = cross_entropy(*self.scored(network, hidden_BLD, batch, corrupted))
         weight_sum = jnp.sum(corrupted.plan["weights"])
-        loss_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.rows.max_segments)
+        loss_sum = jnp.where(corrupted.plan["crowded"], jnp.nan, out.loss_sum)
         return LossOut({"nll": (loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
 
     def initial_loss(self, config: Any) -> dict[str, float]:

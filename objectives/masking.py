@@ -14,12 +14,15 @@ import numpy as np
 
 from objectives.base import Batch, Corrupted
 from objectives.claims import DeviceCounts
-from objectives.randomness import share_of_bits, token_bits
+from objectives.randomness import token_bits
 from objectives.rows import RowShape
-from objectives.segments import membership
-from objectives.whole_words import choose_spans, first_tokens, gather_scored, span_words
+from objectives.whole_words import choose_spans, first_tokens, gather_scored
 
 BERT_CAP = 20 / 128
+LONGEST_SPAN = 10
+STOP = 0.2
+"""Span lengths in words are geometric with this chance to stop, cut at the longest and renormalised: 3.8 words on average
+(Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1)."""
 RATES = 32
 """Steps of a schedule of the masking rate: each has exact counts of its own."""
 
@@ -91,7 +94,8 @@ class Masking:
 
         Returns:
           The batch with other tokens, and the plan: positions int32, targets int32 and weights float32 of what is scored,
-          each [B, P], in P columns, the largest number that any packing of a row can need.
+          each [B, P], in P columns, the largest number that any packing of a row can need; and `crowded`, bool: whether a
+          row holds more segments than that counts with, so that what is not scored must not pass for scored.
         """
         tokens_BL = batch["tokens"]
         if self.fixed_masks:
@@ -114,7 +118,9 @@ class Masking:
             jnp.where(action_BP < share_of_bits(self.mask_share + self.random_share), random_BP, targets_BP),
         )
         read = {**batch, "tokens": written(tokens_BL, positions_BP, weights_BP > 0, new_BP)}
-        return Corrupted(read, {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP})
+        crowded = jnp.max(batch["segment_ids"]) > rows.max_segments
+        plan = {"positions": positions_BP, "targets": targets_BP, "weights": weights_BP, "crowded": crowded}
+        return Corrupted(read, plan)
 
     def scored_positions(self, length: int, max_segments: int) -> int:
         """P: the most positions that a row of this length can score, whatever is packed in it."""
@@ -222,7 +228,7 @@ def scored_counts(
     max_segments: int,
 ) -> jax.Array:
     """Tokens to score of each segment, int32 [B, G]; rate_B says which of the rates each row has, int32 [B]."""
-    member_BLG = membership(segment_ids_BL, max_segments)
+    member_BLG = segment_ids_BL[..., None] == jnp.arange(1, max_segments + 1)[None, None, :]
     lengths_BG = jnp.sum(member_BLG, axis=1)
     ordinary_BG = jnp.sum(member_BLG & ordinary_BL[..., None], axis=1)
     tables = [count_tables(float(rate), cap_rate, segment_ids_BL.shape[1]) for rate in rates]
@@ -308,3 +314,15 @@ def most_scored(rate: float, cap_rate: float, length: int, segments: int) -> int
         power = join(power, power)
         remaining >>= 1
     return int(np.flatnonzero(shortest <= length).max())
+
+
+def span_words(bits_BL: jax.Array) -> jax.Array:
+    """Length in words of the span that starts at each token, int32 [B, L]."""
+    chances = (1 - STOP) ** np.arange(LONGEST_SPAN)
+    thresholds = [share_of_bits(share) for share in np.cumsum(chances / chances.sum())[:-1]]
+    return 1 + jnp.sum(bits_BL[..., None] >= jnp.asarray(thresholds)[None, None], axis=-1, dtype=jnp.int32)
+
+
+def share_of_bits(share: float) -> np.uint32:
+    """Uniform 32-bit numbers below this are a share of them."""
+    return np.uint32(min(round(share * 2**32), 2**32 - 1))

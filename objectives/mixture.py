@@ -148,13 +148,12 @@ class Mixture(Wrapper):
     def add(self, outs: Mapping[str, LossOut]) -> LossOut:
         """What the parts returned as one, penalties with the factors of their parts."""
         factors = dict(zip(outs, self.factors(), strict=True))
-        return LossOut(
-            self.join((name, out.terms) for name, out in outs.items()),
-            self.join((name, out.metrics) for name, out in outs.items()),
-            self.join(
-                (name, {k: factors[name] * v for k, v in out.penalties.items()}) for name, out in outs.items()
-            ),
-        )
+        whole = LossOut({}, {}, {})
+        for name, out in outs.items():
+            whole.terms.update({f"{name}/{k}": sums for k, sums in out.terms.items()})
+            whole.metrics.update({f"{name}/{k}": sums for k, sums in out.metrics.items()})
+            whole.penalties.update({f"{name}/{k}": factors[name] * v for k, v in out.penalties.items()})
+        return whole
 
 
 def scores_one_encode(part: Objective) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def example_bits(rng: jax.Array, example_ids_B: jax.Array) -> jax.Array:
@@ -59,8 +58,3 @@ def token_bits(rng: jax.Array, batch: Mapping[str, jax.Array], draws: int) -> ja
 
     over_tokens = jax.vmap(bits, in_axes=(None, 0, 0))
     return jax.vmap(over_tokens)(batch["example_ids"], batch["segment_ids"], batch["positions"])
-
-
-def share_of_bits(share: float) -> np.uint32:
-    """Uniform 32-bit numbers below this are a share of them."""
-    return np.uint32(min(round(share * 2**32), 2**32 - 1))

@@ -19,7 +19,6 @@ from objectives.claims import Claims, DeviceCounts
 from objectives.cross_entropy import cross_entropy, logits
 from objectives.masking import Masking, written
 from objectives.randomness import token_bits
-from objectives.segments import nan_if_crowded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +137,7 @@ class ReplacedTokenDetection(Objective, Claims):
         right_BL = (logits_BL > 0) == replaced_BL
 
         masked_sum, real_sum = jnp.sum(weights_BP), jnp.sum(real_BL)
-        generator_sum = nan_if_crowded(out.loss_sum, batch["segment_ids"], self.rows.max_segments)
+        generator_sum = jnp.where(masked.plan["crowded"], jnp.nan, out.loss_sum)
         return LossOut(
             {
                 "generator": (generator_sum, masked_sum),

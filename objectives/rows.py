@@ -50,6 +50,15 @@ class RowShape:
             )
 
 
+class NotTold:
+    """In place of `rows` as long as an objective was not told; an attribute of that name hides it."""
+
+    def __get__(self, who: object, owner: type) -> RowShape:
+        raise ValueError(
+            f"{owner.__name__} was not told what its rows are: use what for_rows(RowShape(...)) gives"
+        )
+
+
 class Documents(Protocol):
     """Random-access tokenised documents, as `make_example` is given them."""
 

@@ -6,15 +6,6 @@ row.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from objectives.randomness import share_of_bits
-
-LONGEST_SPAN = 10
-STOP = 0.2
-"""Span lengths in words are geometric with this chance to stop, cut at the longest and renormalised: 3.8 words on average
-(Joshi et al., SpanBERT, arXiv 1907.10529, section 3.1)."""
-
 
 Spans = tuple[jax.Array, jax.Array, jax.Array]
 """(bool [B, L] what is scored, int32 [B, L] the opener of its span, int32 [B, G] how many more tokens fit)."""
@@ -25,13 +16,6 @@ def first_tokens(word_starts_BL: jax.Array, segment_ids_BL: jax.Array, ordinary_
     goes_on_BL = (segment_ids_BL[:, 1:] == segment_ids_BL[:, :-1]) & ordinary_BL[:, :-1]
     cut_off_BL = jnp.pad(~goes_on_BL, ((0, 0), (1, 0)), constant_values=True)
     return ordinary_BL & ((word_starts_BL > 0) | cut_off_BL)
-
-
-def span_words(bits_BL: jax.Array) -> jax.Array:
-    """Length in words of the span that starts at each token, int32 [B, L]."""
-    chances = (1 - STOP) ** np.arange(LONGEST_SPAN)
-    thresholds = [share_of_bits(share) for share in np.cumsum(chances / chances.sum())[:-1]]
-    return 1 + jnp.sum(bits_BL[..., None] >= jnp.asarray(thresholds)[None, None], axis=-1, dtype=jnp.int32)
 
 
 def choose_spans(

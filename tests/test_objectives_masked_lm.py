@@ -11,11 +11,10 @@ import pytest
 from model.encoder import EncoderConfig
 from objectives.base import Corrupted
 from objectives.masked_lm import MaskedLM
-from objectives.masking import Masking, count_tables
+from objectives.masking import LONGEST_SPAN, Masking, count_tables, span_words
 from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of
 from objectives.randomness import token_bits
 from objectives.rows import NO_ID, RowShape
-from objectives.whole_words import LONGEST_SPAN, span_words
 
 CONFIG = EncoderConfig(vocab_size=64, layers=1, width=16, heads=2, mlp_width=32, max_positions=512)
 ROWS = RowShape(length=512, cls_id=2, sep_id=3, mask_id=4, first_ordinary_id=7)
@@ -239,7 +238,8 @@ class AtEveryPosition(MaskedLM):
         rows_B1 = jnp.arange(tokens_BL.shape[0])[:, None]
         weights_BL = jnp.zeros(tokens_BL.shape).at[rows_B1, plan["positions"]].add(plan["weights"])
         every_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
-        return Corrupted(read, {"positions": every_BL, "targets": tokens_BL, "weights": weights_BL})
+        own = {"positions": every_BL, "targets": tokens_BL, "weights": weights_BL}
+        return Corrupted(read, {**plan, **own})
 
 
 def test_gathering_changes_nothing_but_the_work():

@@ -45,7 +45,7 @@ def forget_imports():
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if name in ("experiment_mine", "deletion", "own_model", "mine", "parent.mine"):
+        if name in ("experiment_mine", "own_deletion", "own_model", "mine", "parent.mine"):
             del sys.modules[name]
 
 
@@ -126,35 +126,39 @@ def test_a_changed_file_is_refused_with_both_hashes(trained, copy, tmp_path, cap
 
 
 def test_a_module_in_the_readers_folders_is_used_and_said(copy, tmp_path, monkeypatch, caplog):
-    kept = rename_module(copy, "deletion")
-    with pytest.raises(ValueError, match=r"deletion:TokenDeletion.*of mine.py.*--code"):
+    kept = rename_module(copy, "own_deletion")
+    with pytest.raises(ValueError, match=r"own_deletion:TokenDeletion.*of mine.py.*--code"):
         open_run(copy).stored("objective")
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "deletion.py").write_text(kept["text"])
+    (tmp_path / "elsewhere" / "own_deletion.py").write_text(kept["text"])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
-    (tmp_path / "deletion.py").write_text("raise SystemExit('this text is not the run's')")
+    (tmp_path / "own_deletion.py").write_text("raise SystemExit('this text is not the run's')")
     source = open_run(copy)
     assert source.stored("objective").rate == 0.15 and source.stored("experiment").batch_size == 8
     (line,) = caplog.messages
-    assert "deletion:TokenDeletion" in line and str(tmp_path / "elsewhere" / "deletion.py") in line
+    assert "own_deletion:TokenDeletion" in line and str(tmp_path / "elsewhere" / "own_deletion.py") in line
 
 
 def test_a_changed_module_in_the_readers_folders_is_refused(copy, tmp_path):
-    rename_module(copy, "deletion")
-    (tmp_path / "deletion.py").write_text("raise SystemExit('this text is not of the run')")
-    with pytest.raises(ValueError, match=r"deletion\.py has [0-9a-f]{16}\.\.\.: name that file with --code"):
+    rename_module(copy, "own_deletion")
+    (tmp_path / "own_deletion.py").write_text("raise SystemExit('this text is not of the run')")
+    with pytest.raises(
+        ValueError, match=r"own_deletion\.py has [0-9a-f]{16}\.\.\.: name that file with --code"
+    ):
         open_run(copy).stored("objective")
 
 
 def test_another_version_that_was_imported_already_is_refused(trained, copy, tmp_path):
-    rename_module(copy, "deletion")
-    (tmp_path / "deletion.py").write_text("class TokenDeletion: pass")
+    rename_module(copy, "own_deletion")
+    (tmp_path / "own_deletion.py").write_text("class TokenDeletion: pass")
     sys.path.insert(0, str(tmp_path))
     try:
-        __import__("deletion")
+        __import__("own_deletion")
     finally:
         sys.path.remove(str(tmp_path))
-    with pytest.raises(ValueError, match="this process has imported .*deletion.py.* a process of its own"):
+    with pytest.raises(
+        ValueError, match="this process has imported .*own_deletion.py.* a process of its own"
+    ):
         open_run(copy, [trained[0] / "mine.py"]).stored("objective")
 
 
