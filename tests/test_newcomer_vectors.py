@@ -126,12 +126,20 @@ def test_it_answers_lines(tuned):
         answer(Arguments(run=tuned), [lines[0], "[1, 2, 3]"], io.StringIO())
 
 
-def test_text_data_refuses_its_model(vectors, tmp_path, capsys):
-    command = ["configs/bert_mini.py", "--data.files", "none.txt", "--init", str(vectors)]
-    assert one_line_errors(training.main, [*command, "--workdir", str(tmp_path / "run")]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("error: TextData makes rows of tokens, but VectorConfig reads none")
-    assert not (tmp_path / "run").exists()
+def test_it_does_not_go_on_from_text_nor_text_from_it(vectors, pretrained, tmp_path, capsys):
+    for command, words in (
+        (
+            ["configs/bert_mini.py", "--data.files", "none.txt", "--init", str(vectors)],
+            "TextData makes rows of tokens, but VectorConfig reads none",
+        ),
+        (
+            [PRETRAINING, "--init", str(pretrained)],
+            f"init {pretrained} has a BertConfig, the experiment a VectorConfig: choose an experiment of that model",
+        ),
+    ):
+        assert one_line_errors(training.main, [*command, "--workdir", str(tmp_path / "run")]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {words}")
+        assert not (tmp_path / "run").exists()
 
 
 def test_nothing_else_names_it():

@@ -135,14 +135,10 @@ def test_a_stopped_one_goes_on(first, second, other_text, tmp_path, capsys):
             "configs/t5_mini.py",
             "family encoder_decoder, but BertConfig is not an encoder-decoder: choose another model",
         ),
-        (
-            "tests/newcomer/vectors_experiment.py",
-            "has a BertConfig, the experiment a VectorConfig: choose an experiment of that model",
-        ),
     ],
 )
 def test_an_experiment_of_another_family_is_one_line(config, words, first, text, tmp_path, capsys):
-    files = [] if "newcomer" in config else ["--data.files", text, "--data.length", "32"]
+    files = ["--data.files", text, "--data.length", "32"]
     command = [config, *files, "--init", str(first), "--workdir", str(tmp_path / "run")]
     assert one_line_errors(training.main, command) == 2
     line = capsys.readouterr().err.splitlines()[-1]
