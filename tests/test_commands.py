@@ -80,8 +80,8 @@ def test_an_encoder_decoder_trains_on_dropped_spans(corpus, tmp_path):
     run = tmp_path / "t5"
     # 100 pieces and 20 sentinels.
     command = ["configs/t5_mini.py", "--data.files", f"{corpus}/a.txt", *TINY, "--workdir", str(run)]
-    own = "--model.vocab-size 120 --data.sentinels 20 --objective.sentinels 20 --objective.first-sentinel-id 119"
-    short = "--data.length 64 --objective.inputs-length 64"
+    own = "--model.vocab-size 120 --data.sentinels 20 --objective.sentinels 20"
+    short = "--data.length 64"
     training.main([*command, *own.split(), *short.split()])
     losses = [row["eval/nll"] for row in read_rows(run / "metrics.jsonl") if "eval/nll" in row]
     assert len(losses) == 2 and losses[1] < losses[0]
