@@ -105,6 +105,8 @@ class TextData(Data):
         self.check_vocabulary(tokenizer, experiment, source)
         train_rows: list[Rows] = []
         reports: list[str] = []
+        if source is not None and self.tokenizer:
+            reports.append(f"the tokenizer is that of {source.folder}, not data.tokenizer {self.tokenizer}")
         for corpus in corpora:
             own = self._rows(experiment, corpus.split(self.held_out)[0], tokenizer, experiment.seed)
             if isinstance(own, PackedRows):
