@@ -7,9 +7,10 @@ Shape suffixes: B rows of a batch, L tokens of a row, P scored positions of a ro
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
+import tyro
 from flax import linen as nn
 
 from model.network import BoundNetwork
@@ -64,8 +65,8 @@ class Objective:
     the weights alone first and relies on the compiler to remove the model from that call.
     """
 
-    # Decides, as all fields do, whether two objectives are equal.
-    _told: RowShape | None = dataclasses.field(default=None, init=False, repr=False)
+    # Decides, as all fields do, whether two objectives are equal; it is no setting, so no command line shows it.
+    _told: Annotated[Any, tyro.conf.Suppress] = dataclasses.field(default=None, init=False, repr=False)
     rows = NotTold()
     """What the rows of the run are, once `for_rows` has told it."""
 

@@ -41,12 +41,13 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture(autouse=True)
 def forget_imports():
-    """What a test imports is gone after it, as if each ran in a process of its own."""
-    before = set(sys.modules)
+    """These are imported by nobody before a test and gone after it, as if each ran in a process of its own."""
+    names = ("experiment_mine", "own_deletion", "own_model", "mine", "parent.mine")
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     yield
-    for name in set(sys.modules) - before:
-        if name in ("experiment_mine", "own_deletion", "own_model", "mine", "parent.mine"):
-            del sys.modules[name]
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
 
 
 def write_experiment(folder):

@@ -14,10 +14,12 @@ from model.t5 import t5_small
 from objectives import simcse, span_corruption
 from objectives.masked_lm import MaskedLM
 from objectives.masking import Masking
+from objectives.mixture import Mixture
 from objectives.rows import NO_ID
 from objectives.sequence_classification import SequenceClassification
 from tests.tiny import ROWS, encoder, masked_lm, settings
 from train.build import check_model, check_reads, check_run
+from train.cli import parse
 from train.companions import check_companions
 from train.describe import decode, differences, encode
 from train.experiment import Experiment
@@ -201,3 +203,10 @@ def test_schedules_have_their_published_shapes():
     assert [round(float(wsd(i)), 3) for i in (0, 9, 10, 79, 90, 100)] == [0.1, 1.0, 1.0, 1.0, 0.5, 0.0]
     linear = Optimizer(schedule="linear", learning_rate=1.0, warmup=0.1).rate(100)
     assert [round(float(linear(i)), 3) for i in (9, 55, 100)] == [1.0, 0.5, 0.0]
+
+
+def test_what_an_objective_is_told_is_no_setting(capsys):
+    with pytest.raises(SystemExit):
+        parse(experiment(Mixture(parts=(("a", MaskedLM(), 1.0),))), ["--help"], "train")
+    said = capsys.readouterr().out
+    assert "--objective.parts" in said and "told" not in said
