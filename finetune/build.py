@@ -103,7 +103,7 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
     check_companions(objective, experiment.companions)
     check_model(model, objective, encoder_alone=True)
     check_run(experiment, objective)
-    companions = open_companions(experiment, objective, model, code)
+    companions = open_companions(experiment, objective, model, source, code)
     check_tokenizers(companions, tokenizer)
     rows = {
         name: experiment.rows(some, learned, tokenizer) for name, some in _draw(experiment, examples).items()

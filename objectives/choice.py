@@ -15,6 +15,7 @@ from objectives.claims import DeviceCounts
 from objectives.masking import share_of_bits
 from objectives.mixture import Mixture, Seen
 from objectives.randomness import example_bits
+from objectives.segments import is_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class Choice(Mixture):
 
 def _only(batch: Batch, mine_B: jax.Array) -> Batch:
     """The batch with all other rows turned into padding."""
-    layouts = [name for name in batch if name == "segment_ids" or name.endswith("_segment_ids")]
+    layouts = [name for name in batch if is_layout(name)]
     return {**batch, **{name: jnp.where(mine_B[:, None], batch[name], 0) for name in layouts}}
 
 

@@ -129,11 +129,6 @@ def gradient_norm(grads: Params) -> float:
     return float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads))))
 
 
-def is_layout(name: str) -> bool:
-    """Whether an array says where texts lie: 0 there is padding, whatever stands in the other arrays."""
-    return name == "segment_ids" or name.endswith("_segment_ids")
-
-
 def keep_segments(batch: HostBatch, keep_BL: np.ndarray) -> HostBatch:
     """The batch with all other tokens turned into padding; targets go with the last of their segment's inputs."""
     segment_ids_BL = np.where(keep_BL, batch["segment_ids"], 0)

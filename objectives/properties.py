@@ -28,7 +28,6 @@ from objectives.measuring import (
     gradient_norm,
     hidden_gradient,
     inner_tokens,
-    is_layout,
     keep_segments,
     least_likely,
     network_of,
@@ -37,6 +36,7 @@ from objectives.measuring import (
     step_key,
 )
 from objectives.mixture import corrupts
+from objectives.segments import is_layout
 from objectives.verdict import Property, Verdict, verdict
 
 SAME = 2e-5

@@ -12,6 +12,11 @@ import jax.numpy as jnp
 Pooling = Literal["cls", "mean", "last"]
 
 
+def is_layout(name: str) -> bool:
+    """Whether an array says where texts lie: 0 there is padding, whatever stands in the other arrays."""
+    return name == "segment_ids" or name.endswith("_segment_ids")
+
+
 def membership(segment_ids_BL: jax.Array, segments: int) -> jax.Array:
     """bool[B, L, G]: whether a token lies in a segment."""
     return segment_ids_BL[..., None] == jnp.arange(1, segments + 1)[None, None, :]

@@ -57,7 +57,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
     objective = experiment.objective
     check_model(model, objective)
     check_run(experiment, objective)
-    companions = open_companions(experiment, objective, model, code)
+    companions = open_companions(experiment, objective, model, source, code)
     feed = data.feed(experiment, rows, source)
     check_tokenizers(companions, feed.tokenizer)
     eval_sets = {
@@ -135,8 +135,7 @@ def _initial(
     """Initial parameters (None lets the loop draw them), and the account of what came from a run."""
     if source is not None:
         key = jax.random.split(jax.random.key(experiment.seed), 3)[0]
-        held = {name for name in source.params["heads"]}
-        reused = [name for name, _ in network.heads if name in held]
+        reused = [name for name, _ in network.heads if name in source.params["heads"]]
         return hand_off(source, network, key, reuse_heads=reused)
     return None if feed.initial is None else feed.initial(network), None
 

@@ -71,16 +71,27 @@ def check_companions(objective: Objective, named: Named) -> None:
 
 
 def open_companions(
-    run: Run, objective: Objective, model: ModelConfig, code: Sequence[Path] = ()
+    run: Run,
+    objective: Objective,
+    model: ModelConfig,
+    init: Source | None = None,
+    code: Sequence[Path] = (),
 ) -> tuple[Companion, ...]:
-    """The companions of a run on this model, whose objective was told its rows; `code` is as `open_run` takes it.
+    """The companions of a run on this model, whose objective was told its rows.
+
+    Args:
+      run: names them.
+      objective: reads them.
+      model: of the run itself.
+      init: the opened run that this one starts from, if any.
+      code: as `open_run` takes it.
 
     Raises:
       FileNotFoundError: a run folder or its checkpoint is not there.
       ValueError: a run is damaged, or its network cannot stand beside this model; with both values.
     """
     return tuple(
-        _fit(name, open_run(run.init if folder == INIT else folder, code), objective, model)
+        _fit(name, init if init is not None and folder == INIT else open_run(folder, code), objective, model)
         for name, folder in run.companions
     )
 
