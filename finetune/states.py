@@ -5,7 +5,7 @@
     batch = rows(model, ["a fine film", "dull"])           # numpy arrays, one text a row
     hidden_BLD = hidden_states(model, batch)
 
-It must not know training. Shape suffixes: B texts, L tokens, D model width.
+Shape suffixes: B texts, L tokens, D model width.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Optimizers from optax, with schedule, clipping, weight-decay rules and layer-wise rates.
 
-Every parameter must be covered by a rule: a leaf that no rule names is an error, not a default. Knows no model code, only
-the paths and shapes of parameters.
+Every parameter must be covered by a rule: a leaf that no rule names is an error, not a default. Rules go
+by the paths and shapes of parameters.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The state that one step turns into the next, and how it begins.
 
-It must not know a mesh, a file or a schedule: launchers place it, `checkpoint` stores it.
+Launchers place it on devices, `checkpoint` stores it.
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Paths of parameter trees as plain names, and what they say. Knows nothing of the arrays."""
+"""Paths of parameter trees as plain names, and what they say."""
 
 from typing import Any
 
