@@ -44,7 +44,6 @@ class SentenceOrder(NextSentence):
     head: ClassVar[str] = "sentence_order"
 
     def check_documents(self, docs: Documents) -> None:
-        """A pair needs a document that can be cut in two."""
         check_some_to_cut(docs, "sentence-order prediction")
 
     def draw_pair(

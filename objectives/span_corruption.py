@@ -73,18 +73,15 @@ class SpanCorruption(Objective, RowMaker, Claims):
         return self.noise.lengths(self.noise.raw_length(self.rows.length))[1]
 
     def own_ids(self) -> int:
-        """The sentinels."""
         return self.sentinels
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
     def check(self, config: Any) -> None:
-        """A row must hold a text, with no more spans than there are sentinels; both rows must fit the positions."""
         self.rows.require(self, "eos_id")
         sentinel_ids(self.rows, self.own_ids())
         self.check_texts()
@@ -107,11 +104,9 @@ class SpanCorruption(Objective, RowMaker, Claims):
             )
 
     def check_documents(self, docs: Documents) -> None:
-        """Something must be kept and something dropped."""
         check_some_to_cut(docs, "span corruption")
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         inputs, targets = RowBuilder(self.rows.length), RowBuilder(self.targets_length, "target_")
         first_sentinel = sentinel_ids(self.rows, self.sentinels)[0]
         denoisers = self.denoisers()

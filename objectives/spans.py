@@ -21,7 +21,6 @@ class Noise:
     """Mean length of a dropped span."""
 
     def __post_init__(self) -> None:
-        """Refuse what drops all or nothing."""
         if not 0 < self.density < 1 or self.mean_span < 1:
             raise ValueError(
                 f"density {self.density} must lie in (0, 1) and mean_span {self.mean_span} not be below 1"

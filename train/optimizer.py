@@ -112,7 +112,7 @@ def decay_mask(params: Params) -> Params:
     """True where weight decay applies; raises for a leaf that no rule of `DECAY_RULES` names."""
 
     def decide(path: Any, leaf: Any) -> bool:
-        name = "/".join(path_names(path))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, decays in DECAY_RULES:
             if re.search(pattern, name):
                 return decays

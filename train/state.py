@@ -28,6 +28,20 @@ class TrainState(NamedTuple):
     """Parameters of the frozen networks that the objective reads, by name. They are never saved."""
 
 
+class RunKeys(NamedTuple):
+    """The keys of a run; that of its evaluations is none of them."""
+
+    params: jax.Array
+    """Draws the initial parameters; whoever draws some of them before the loop does so with it."""
+    adapter: jax.Array
+    steps: jax.Array
+
+
+def run_keys(seed: int) -> RunKeys:
+    """The keys that a run of this seed draws with."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
+
+
 def create_state(
     params: Params, rng: jax.Array, *, tx: optax.GradientTransformation, adapter: Adapter
 ) -> TrainState:
