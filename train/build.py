@@ -78,7 +78,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         initial=initial,
         companions={companion.name: companion.params for companion in companions},
     )
-    description = describe(experiment, parts, companions) | feed.description
+    description = {**describe(experiment, parts, companions), **feed.description}
     reports = (*changes, *(companion.report() for companion in companions), *feed.reports)
     return Built(
         experiment=experiment,
