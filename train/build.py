@@ -20,6 +20,7 @@ from train.companions import Companion, check_companions, check_tokenizers, open
 from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
+from train.inputs import INPUTS, init_input
 from train.launch import HostBatch
 from train.loop import Parts
 from train.passport import Passport, hand_off
@@ -84,6 +85,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         "rows": encode(rows),
         "adapter": encode(parts.adapter),
         **feed.description,
+        INPUTS: {**init_input(source), **feed.inputs},
         # A resumed run whose companions have gone on training would read other numbers.
         "companion_checkpoints": {companion.name: companion.description() for companion in companions},
     }

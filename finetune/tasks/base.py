@@ -84,6 +84,10 @@ class Task(abc.ABC):
         """Computed once from all training examples and stored with the run."""
         return None
 
+    def about(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Lines for the log about all training examples, such as what looks like a mistake in them."""
+        return ()
+
     @abc.abstractmethod
     def objective(self, learned: Learned) -> Objective:
         """The loss."""

@@ -7,7 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.labelled import LabelledRows, SequenceExample, class_names, sequence_examples, sequence_rows
+from data.classes import about_classes
+from data.labelled import (
+    LabelledRows,
+    SequenceExample,
+    all_labels,
+    class_names,
+    sequence_examples,
+    sequence_rows,
+)
 from data.records import Record
 from finetune.tasks.base import Classes, Columns, Computed, Packing, Task
 from model.network import BoundNetwork
@@ -51,6 +59,10 @@ class TextClassification(Task):
         """The names of the classes."""
         return class_names(examples)
 
+    def about(self, examples: Sequence[SequenceExample]) -> list[str]:
+        """How often each class occurs."""
+        return about_classes(all_labels(examples))
+
     def objective(self, learned: Classes) -> SequenceClassification:
         """Cross-entropy per text."""
         return SequenceClassification(classes=len(learned), pooling=self.pooling)
@@ -92,13 +104,15 @@ class TextClassification(Task):
 
     def parse(self, line: str, columns: Columns, where: str) -> str | tuple[str, str]:
         """A text, or two texts with a tab between them where the run was trained on pairs."""
+        if not columns.text_pair:
+            return line
         parts = line.split("\t")
-        if len(parts) != (2 if columns.text_pair else 1):
+        if len(parts) != 2:
             raise ValueError(
-                f"{where} has {len(parts)} tab-separated fields, but the run was trained on "
-                + ("pairs of texts" if columns.text_pair else "single texts")
+                f"{where} has {len(parts)} tab-separated fields, but the run was trained on pairs of texts: put one tab "
+                "between the two"
             )
-        return (parts[0], parts[1]) if columns.text_pair else line
+        return parts[0], parts[1]
 
     def line(self, answer: TextPrediction) -> str:
         """The class."""

@@ -1,17 +1,21 @@
 """One class per word: named entities, parts of speech."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
-from data.labelled import LabelledRows, TokenExample, class_names, token_examples, token_rows
+from data.classes import about_classes
+from data.labelled import LabelledRows, TokenExample, all_labels, class_names, token_examples, token_rows
 from data.records import Record
 from finetune.tasks.base import Classes, Columns, Computed, Packing, Task
 from model.network import BoundNetwork
 from objectives import token_classification
 
+_BLANKS = re.compile(r"[ \t\r\n]+")
+"""What parts words; a no-break space does not, as in .conll files."""
 CUT_OFF = "?"
 """Printed for words that did not fit the row."""
 
@@ -33,6 +37,12 @@ class TokenClassification(Task):
 
     metric = "accuracy"
 
+    def columns(self, named: Columns, found: Collection[str]) -> Columns:
+        """Those named, or where there are none of that name those of .conll files."""
+        text = named.text if named.text in found or "tokens" not in found else "tokens"
+        label = named.label if named.label in found or "tags" not in found else "tags"
+        return dataclasses.replace(named, text=text, label=label)
+
     def examples(self, records: Iterable[Record], columns: Columns) -> list[TokenExample]:
         """Sentences in words with a class for each."""
         if columns.text_pair:
@@ -42,6 +52,10 @@ class TokenClassification(Task):
     def learn(self, examples: Sequence[TokenExample]) -> Classes:
         """The names of the classes."""
         return class_names(examples)
+
+    def about(self, examples: Sequence[TokenExample]) -> list[str]:
+        """How often each class occurs."""
+        return about_classes(all_labels(examples))
 
     def objective(self, learned: Classes) -> token_classification.TokenClassification:
         """Cross-entropy per word, at its first token."""
@@ -101,7 +115,7 @@ class TokenClassification(Task):
 
     def parse(self, line: str, columns: Columns, where: str) -> list[str]:
         """Words with spaces between them."""
-        return line.split()
+        return [word for word in _BLANKS.split(line) if word]
 
     def line(self, answer: WordsPrediction) -> str:
         """The classes with spaces between them."""
