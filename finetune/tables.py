@@ -74,14 +74,16 @@ def _shared(found: Mapping[str, Sequence[Record]], columns: Columns) -> list[str
         if name not in answers:
             continue
         own, seen = answers[name], answers[other]
-        if both := own.keys() & seen.keys():
-            texts = f"{len(both):,} of its {len(own):,} different texts"
-            differ = sum(own[text] != seen[text] for text in both)
-            labels = f", {differ:,} of them with other labels" if differ else ""
-            lines.append(
-                f"data.{name}: {'every text' if len(both) == len(own) else texts} is also in data.{other}{labels}: scores "
-                f"on {'it' if len(both) == len(own) else 'these'} say little of new texts"
-            )
+        both = own.keys() & seen.keys()
+        if not both:
+            continue
+        differ = sum(own[text] != seen[text] for text in both)
+        labels = f", {differ:,} of them with other labels" if differ else ""
+        if len(both) == len(own):
+            said = f"every text is also in data.{other}{labels}: scores on it"
+        else:
+            said = f"{len(both):,} of its {len(own):,} different texts are also in data.{other}{labels}: scores on these"
+        lines.append(f"data.{name}: {said} say little of new texts")
     return lines
 
 
