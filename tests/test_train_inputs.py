@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -11,11 +12,18 @@ from data.digests import file_digest, records_digest
 from data.documents import Documents, DocumentsWriter
 from data.prepare import prepare
 from data.sources import records
+from data.tokenizer import train_sentencepiece
 from finetune.build import build
+from objectives.masked_lm import MaskedLM
+from tests.tiny import encoder
 from tests.tuned import settings, write_csv
-from train.describe import read_json
+from train.build import build as build_pretraining
+from train.describe import decode, read_json
+from train.experiment import Experiment
 from train.inputs import changed
+from train.launch import Mesh
 from train.restore import open_run
+from train.text import TextData
 from train.workdir import claim
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -114,6 +122,37 @@ def test_a_corpus_is_told_from_others_to_the_last_bit(tmp_path):
         written = writer.finish({})
     assert written.content == docs.content == Documents.load(tmp_path / "corpus").content
     assert "content" not in written.meta and written.select([0, 1, 2]).content == docs.content
+
+
+def test_pretraining_refuses_a_corpus_of_other_case(tmp_path):
+    text, run = tmp_path / "a.txt", tmp_path / "run"
+    text.write_text("\n\n".join(f"Fine film number {i} of many" for i in range(60)))
+    tokenizer = train_sentencepiece(
+        [text.read_text()], vocab_size=40, lowercase=False, path=tmp_path / "t.model"
+    )
+    data = TextData(files=(str(text),), tokenizer=f"{tmp_path}/t.model", length=32, held_out=0.2, eval_rows=8)
+    model = encoder(vocab_size=tokenizer.vocab_size)
+    experiment = Experiment(
+        steps=1, batch_size=8, launcher=Mesh(), model=model, objective=MaskedLM(), data=data
+    )
+    before = build_pretraining(experiment)
+    claim(run, before.description, before.tokenizer)
+    same_size_and_times(text, lambda content: content.replace("Fine film number 7 ", "fine film number 7 "))
+    after = build_pretraining(experiment)
+    assert after.description["corpora"] == before.description["corpora"], "blind to case"
+    with pytest.raises(
+        ValueError, match=r"data.files .*a.txt. was 60 documents with sha256 .*, is now 60 documents"
+    ):
+        claim(run, after.description, after.tokenizer)
+    # What it held out is another text, too.
+    source = types.SimpleNamespace(
+        folder=run,
+        description=before.description,
+        tokenizer=before.tokenizer,
+        stored=lambda name: decode(before.description[name]),
+    )
+    with pytest.raises(ValueError, match="the files have changed, and what was held out with them"):
+        data.evaluation_rows(experiment, source, ())
 
 
 def test_a_prepared_corpus_is_fresh_by_content(pretrained, tmp_path, monkeypatch):
