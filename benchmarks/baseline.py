@@ -5,8 +5,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from data.labelled import SequenceExample, subset
-from finetune.build import read_records
 from finetune.experiment import FineTune
+from finetune.tables import read_records
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 """Inverse regularisation strengths to choose from on the eval split, as the networks' rates are."""

@@ -1,5 +1,6 @@
 """A tokenised corpus on disk with random access: what packing and objectives read."""
 
+import functools
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 FORMAT = 1
+_CONTENT = "content"
 _FILES = ("tokens.npy", "offsets.npy", "hashes.npy", "meta.json")
 
 
@@ -28,6 +30,10 @@ def hash_fraction(hashes: np.ndarray) -> np.ndarray:
     return (np.asarray(hashes, np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
+def _digest(tokens: "hashlib._Hash", lengths: "hashlib._Hash") -> str:
+    return hashlib.sha256(tokens.digest() + lengths.digest()).hexdigest()
+
+
 class Documents:
     """Token sequences without special ids, by number; `documents[i]` copies one out of a memory map."""
 
@@ -39,12 +45,15 @@ class Documents:
         lengths: np.ndarray,
         hashes: np.ndarray,
         meta: Mapping[str, Any],
+        content: str = "",
     ):
+        """`content`: what the property of that name gives, where it is known."""
         self.tokens = tokens
         self.starts = starts
         self.lengths = lengths
         self.hashes = hashes
         self.meta = dict(meta)
+        self._content = content
         self._splits: dict[float, tuple[Documents, Documents]] = {}
 
     @classmethod
@@ -76,6 +85,8 @@ class Documents:
                 f"{directory} is no prepared corpus ({', '.join(missing)} missing): prepare it again"
             )
         meta = json.loads((directory / "meta.json").read_text())
+        # Hashed while it was written: a large corpus takes long to read.
+        content = str(meta.pop(_CONTENT)) if _CONTENT in meta else ""
         if meta["format"] != FORMAT:
             raise ValueError(
                 f"{directory} has format {meta['format']}, this code reads {FORMAT}: prepare it again"
@@ -96,6 +107,7 @@ class Documents:
             lengths=np.diff(offsets),
             hashes=hashes,
             meta={**meta, "directory": str(directory)},
+            content=content,
         )
 
     def __len__(self) -> int:
@@ -115,6 +127,16 @@ class Documents:
     def digest(self) -> str:
         """Of all documents in their order: another corpus has another one."""
         return hashlib.blake2b(np.ascontiguousarray(self.hashes).data, digest_size=8).hexdigest()
+
+    @functools.cached_property
+    def content(self) -> str:
+        """SHA-256 of all tokens and the lengths of the documents, in their order."""
+        if self._content:
+            return self._content
+        tokens, lengths = hashlib.sha256(), hashlib.sha256(np.ascontiguousarray(self.lengths, np.int64).data)
+        for start, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True):
+            tokens.update(self.tokens[start : start + length].tobytes())
+        return _digest(tokens, lengths)
 
     def hash(self, index: int) -> int:
         """Hash of the normalised text: equal hashes are the same document."""
@@ -157,6 +179,7 @@ class DocumentsWriter:
         self._dtype = np.dtype(np.uint16)
         self._data_start = 0
         self._total = 0
+        self._hashed_tokens, self._hashed_lengths = hashlib.sha256(), hashlib.sha256()
 
     def __enter__(self) -> "DocumentsWriter":
         self._partial.mkdir(parents=True)
@@ -181,8 +204,11 @@ class DocumentsWriter:
             self._data_start = self._write_header(0)
         elif tokens.dtype != self._dtype:
             raise TypeError(f"tokens are {tokens.dtype}, those before were {self._dtype}")
-        self._file.write(np.ascontiguousarray(tokens).tobytes())
+        written = np.ascontiguousarray(tokens).tobytes()
+        self._file.write(written)
         self._lengths.append(np.asarray(lengths, np.int64))
+        self._hashed_tokens.update(written)
+        self._hashed_lengths.update(np.ascontiguousarray(self._lengths[-1]).data)
         self._hashes.append(np.asarray(hashes, np.uint64))
         self._total += len(tokens)
 
@@ -194,7 +220,9 @@ class DocumentsWriter:
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
         np.save(self._partial / "offsets.npy", np.cumsum(lengths))
         np.save(self._partial / "hashes.npy", np.concatenate([np.zeros(0, np.uint64), *self._hashes]))
-        full = {"format": FORMAT, "documents": len(lengths) - 1, "tokens": self._total, **meta}
+        content = _digest(self._hashed_tokens, self._hashed_lengths)
+        counts = {"documents": len(lengths) - 1, "tokens": self._total, _CONTENT: content}
+        full = {"format": FORMAT, **counts, **meta}
         (self._partial / "meta.json").write_text(json.dumps(full, indent=1) + "\n")
         os.replace(self._partial, self._final)
         return Documents.load(self._final)

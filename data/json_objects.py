@@ -1,4 +1,4 @@
-"""JSON files of other people: read with a bound, and one clear error each. Who asks says what it means."""
+"""JSON files of other people: read with a bound, and one clear error each."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,9 @@ def read_object(path: Path, largest: int) -> dict[str, Any]:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes, at most {largest:,} are read")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        # Also a number of thousands of digits, for which Python names a function to call.
+        raise ValueError(f"{path} is damaged: {str(error).partition('; use sys.')[0]}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, not an object")
     return value

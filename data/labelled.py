@@ -4,19 +4,19 @@ Legend: B rows, L length, G segments per row.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from data.classes import NO_LABEL, ClassIds, check_sides, in_order, tidy
 from data.encoded import TextTokenizer, encode_texts, encode_word_lists
 from data.frame import Frame
 from data.packing import best_fit
-from data.records import DataError, Record, required
+from data.records import DataError, Record, a_few, check_unicode, required
 from data.row_index import Batch, Placement, RowIndex, group_by_row, ragged_arange
-
-NO_LABEL = -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,25 +55,30 @@ def sequence_examples(
     records: Iterable[Record], *, text: str = "text", text_pair: str = "", label: str = "label"
 ) -> list[SequenceExample]:
     """Examples from records; empty `text_pair` or `label` names no column."""
-    return [
+    _check_columns(text=text, text_pair=text_pair, label=label)
+    names = _Names()
+    examples = [
         SequenceExample(
             text=_text(record, text),
             text_pair=_text(record, text_pair) if text_pair else None,
-            label=_class(required(record, label), record, label) if label else None,
+            label=names.read(required(record, label), record, label) if label else None,
             where=record.where,
         )
         for record in records
     ]
+    names.report()
+    return examples
 
 
 def token_examples(
     records: Iterable[Record], *, words: str = "tokens", tags: str = "tags"
 ) -> list[TokenExample]:
     """Examples from records whose columns hold lists of equal length; empty `tags` names no column."""
-    examples = []
+    _check_columns(text=words, label=tags)
+    examples, names = [], _Names()
     for record in records:
         tokens = _list(record, words)
-        classes = [_class(tag, record, tags) for tag in _list(record, tags)] if tags else None
+        classes = [names.read(tag, record, tags) for tag in _list(record, tags)] if tags else None
         if classes is not None and len(classes) != len(tokens):
             raise DataError(f"{record.where}: {len(tokens)} {words} but {len(classes)} {tags}")
         if not all(isinstance(token, str) for token in tokens):
@@ -83,21 +88,27 @@ def token_examples(
                 words=tuple(tokens), tags=None if classes is None else tuple(classes), where=record.where
             )
         )
+    names.report()
     return examples
 
 
 def class_names(examples: Sequence[SequenceExample] | Sequence[TokenExample]) -> tuple[str, ...]:
     """The classes of a training set, sorted (as numbers where all are numbers)."""
-    found = {label for example in examples for label in _labels(example)}
+    labels = all_labels(examples)
+    found = set(labels)
     if not found:
         raise DataError("the training examples have no labels")
     if len(found) == 1:
         raise DataError(
             f"all {len(examples)} training examples have the label {found.pop()!r}: nothing to learn"
         )
-    if all(name.removeprefix("-").isdecimal() for name in found):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
+    check_sides(labels, (text for example in examples for text in _inputs(example)))
+    return in_order(found)
+
+
+def all_labels(examples: Sequence[SequenceExample] | Sequence[TokenExample]) -> list[str]:
+    """The class of every example, or of every word, that has one."""
+    return [label for example in examples for label in _labels(example)]
 
 
 def subset(examples: Sequence[Example], n: int, seed: int) -> list[Example]:
@@ -206,6 +217,8 @@ def sequence_rows(
     max_segments: int = 8,
 ) -> LabelledRows:
     """A text, or a pair with type_ids, in the tokenizer's frame; labels int32[B, G]."""
+    for number, example in enumerate(examples, 1):
+        check_unicode(example.text + (example.text_pair or ""), example.where or f"text {number}")
     first = encode_texts(tokenizer, [e.text for e in examples])
     paired = [e.text_pair is not None for e in examples]
     if any(paired) and not all(paired):
@@ -224,10 +237,14 @@ def sequence_rows(
         truncated, lost = truncated + (excess > 0), lost + excess
         a, b = _shorten(a, b, room)
         ids, kinds = frame.around(a, b)
+        if not ids:
+            # Nothing, in no frame: one token that stands for no text, so that it has a place in a row.
+            ids, kinds = [_nothing(tokenizer)], [0]
         tokens += ids
         types += kinds
         sizes.append(len(ids))
-    labels = np.array([_class_id(e.label, e.where, classes) for e in examples], np.int32)
+    known = ClassIds(classes)
+    labels = np.array([known.of(e.label, e.where) for e in examples], np.int32)
     segments = _Segments(
         sizes=np.array(sizes, np.int64),
         tokens=np.array(tokens, np.int32),
@@ -256,14 +273,15 @@ def token_rows(
     words: list[int] = []
     sizes: list[int] = []
     truncated = lost = 0
+    for number, example in enumerate(examples, 1):
+        check_unicode(" ".join(example.words), example.where or f"sentence {number}")
+    numbers = ClassIds(classes)
     encoded = encode_word_lists(tokenizer, [example.words for example in examples])
     for example, (ids, owners) in zip(examples, encoded, strict=True):
         truncated, lost = truncated + (len(ids) > room), lost + max(0, len(ids) - room)
         ids, owners = ids[:room], owners[:room]
         firsts = [w if j == 0 or owners[j - 1] != w else -1 for j, w in enumerate(owners)]
-        known = [
-            _class_id(tag, example.where, classes) for tag in (example.tags or [None] * len(example.words))
-        ]
+        known = [numbers.of(tag, example.where) for tag in (example.tags or [None] * len(example.words))]
         tokens += frame.around(ids)[0]
         words += frame.spread(firsts, -1)
         labels += frame.spread([known[w] if w >= 0 else NO_LABEL for w in firsts], NO_LABEL)
@@ -299,20 +317,52 @@ def _labels(example: SequenceExample | TokenExample) -> tuple[str, ...]:
     return () if example.label is None else (example.label,)
 
 
-def _class_id(label: str | None, where: str, classes: Sequence[str]) -> int:
-    if label is None:
-        return NO_LABEL
-    if label not in classes:
-        raise DataError(
-            f"{where}: label {label!r} is not among the {len(classes)} known: {', '.join(classes)}"
-        )
-    return classes.index(label)
+def _inputs(example: SequenceExample | TokenExample) -> tuple[object, ...]:
+    """What has a class each."""
+    return example.words if isinstance(example, TokenExample) else ((example.text, example.text_pair),)
 
 
-def _class(value: Any, record: Record, column: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{record.where}: {column!r} is {value!r}; a label is a word or an integer")
-    return str(value)
+def _nothing(tokenizer: PairTokenizer) -> int:
+    """An id that no text has."""
+    for name in ("eos_id", "bos_id", "unk_id"):
+        try:
+            return int(getattr(tokenizer, name))
+        except ValueError:  # a published tokenizer says so where it has no such token
+            continue
+    return tokenizer.pad_id
+
+
+def _check_columns(**columns: str) -> None:
+    named = [column for column in columns.values() if column]
+    if len(set(named)) < len(named):
+        said = " and ".join(f"{name} is {column!r}" for name, column in columns.items() if column)
+        raise DataError(f"one column is read twice ({said}): name another")
+
+
+class _Names:
+    """Reads labels as the names of classes, and says what it wrote otherwise."""
+
+    def __init__(self) -> None:
+        self._changed: list[str] = []
+
+    def read(self, value: Any, record: Record, column: str) -> str:
+        """A tidy name; DataError for what is no word or integer."""
+        name = tidy(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if not name:
+            raise DataError(f"{record.where}: {column!r} is {value!r:.60}; a label is a word or an integer")
+        if isinstance(value, str) and name != value:
+            self._changed.append(f"{record.where}: {value!r}")
+        return name
+
+    def report(self) -> None:
+        """A line on the error stream where there is something to say."""
+        if self._changed:
+            print(
+                f"{len(self._changed):,} labels are read without the white space around them and in composed form (NFC): "
+                f"{a_few(self._changed, 2)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _text(record: Record, column: str) -> str:

@@ -3,11 +3,13 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data import packages
+from data.digests import file_digest
 from data.records import DataError, Record, expand, read_documents, read_table
 
 
@@ -39,6 +41,23 @@ def tfds_source(name: str, split: str) -> Sequence[dict[str, Any]]:
     return source
 
 
+def _named(specs: Sequence[str], split: str) -> list[tuple[str, str] | list[Path]]:
+    """For each spec the (name, split) of a TFDS data set or its files, none of them twice."""
+    files = iter(expand([spec for spec in specs if not is_tfds(spec)]))
+    parts = [parse_tfds(spec, split) if is_tfds(spec) else next(files) for spec in specs]
+    if twice := [part for i, part in enumerate(parts) if isinstance(part, tuple) and part in parts[:i]]:
+        raise DataError(f"tfds:{':'.join(twice[0])} is named twice: it would be read twice; name it once")
+    return parts
+
+
+def _split_files(source: Any) -> list[Path]:
+    """The files that hold a split, or the part of it that is read; none of a source that is in no files."""
+    if not source.dataset_info.splits:
+        return []
+    instructions = source.dataset_info.splits[source.split].file_instructions
+    return [Path(instruction.filename) for instruction in instructions]
+
+
 class TextSource:
     """Texts of files or of a TFDS split, in a fixed order, iterated as often as wanted."""
 
@@ -49,11 +68,10 @@ class TextSource:
         """Share of the input read by the newest iteration, for a progress bar."""
         if not self.specs:
             raise DataError("no input: name files or a TFDS data set")
-        self._parts = [self._tfds(spec) if is_tfds(spec) else expand([spec]) for spec in self.specs]
-
-    def _tfds(self, spec: str) -> tuple[str, Sequence[dict[str, Any]]]:
-        name, split = parse_tfds(spec)
-        return f"tfds:{name}:{split}", tfds_source(name, split)
+        self._parts = [
+            (f"tfds:{part[0]}:{part[1]}", tfds_source(*part)) if isinstance(part, tuple) else part
+            for part in _named(self.specs, "train")
+        ]
 
     @property
     def size(self) -> int:
@@ -65,15 +83,15 @@ class TextSource:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of what would be read: names, sizes and times of files; name, length and ends of a split."""
+        """Digest of what would be read: names and contents of files; name, length, ends and files of a split."""
         parts: list[str] = [self.column]
         for part in self._parts:
             if isinstance(part, tuple):
                 name, source = part
-                parts += [name, str(len(source)), repr(source[0]), repr(source[len(source) - 1])]
+                ends = [repr(source[0]), repr(source[len(source) - 1])]
+                parts += [name, str(len(source)), *ends, *map(file_digest, _split_files(source))]
             else:
-                stats = [(str(path.resolve()), path.stat()) for path in part]
-                parts += [f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats]
+                parts += [f"{path.name}:{file_digest(path)}" for path in part]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[str]:
@@ -104,7 +122,7 @@ class TextSource:
                 raise DataError(
                     f"{name}: record {number}: {self.column!r} is no text but {type(value).__name__}"
                 )
-            yield value.decode() if isinstance(value, bytes) else value
+            yield _text(value, f"{name}: record {number}") if isinstance(value, bytes) else value
 
 
 def documents(specs: str | Sequence[str], *, column: str = "text") -> TextSource:
@@ -115,11 +133,11 @@ def documents(specs: str | Sequence[str], *, column: str = "text") -> TextSource
 def records(specs: str | Sequence[str], *, split: str = "train") -> list[Record]:
     """Records of globs of .csv/.tsv/.jsonl/.conll(.gz) files or of a TFDS split, classes by their names."""
     out: list[Record] = []
-    for spec in [specs] if isinstance(specs, str) else specs:
-        if is_tfds(spec):
-            out += _tfds_records(*parse_tfds(spec, split))
+    for part in _named([specs] if isinstance(specs, str) else specs, split):
+        if isinstance(part, tuple):
+            out += _tfds_records(*part)
         else:
-            out += [record for path in expand([spec]) for record in read_table(path)]
+            out += [record for path in part for record in read_table(path)]
     if not out:
         raise DataError(f"{specs}: holds no records")
     return out
@@ -133,19 +151,27 @@ def _tfds_records(name: str, split: str) -> Iterator[Record]:
         name, data_dir=packages.cache_dir() / "tfds", file_format="array_record"
     ).info.features
     for number in range(len(source)):
-        values = {key: _plain(features[key], value) for key, value in source[number].items()}
-        yield Record(values=values, where=f"tfds:{name}:{split}: record {number}")
+        where = f"tfds:{name}:{split}: record {number}"
+        values = {key: _plain(features[key], value, where) for key, value in source[number].items()}
+        yield Record(values=values, where=where)
 
 
-def _plain(feature: Any, value: Any) -> Any:
+def _text(value: bytes, where: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: byte {error.start} of a text is not UTF-8 ({error.reason})") from error
+
+
+def _plain(feature: Any, value: Any, where: str) -> Any:
     """Bytes to text, class numbers to class names, arrays and sequences to lists."""
     inner = getattr(feature, "feature", feature)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bytes):
-        return value.decode()
+        return _text(value, where)
     if isinstance(value, list | tuple):
-        return [_plain(inner, item) for item in value]
+        return [_plain(inner, item, where) for item in value]
     # Some data sets mark a hidden label by -1, which has no name.
     named = isinstance(value, int) and value >= 0 and hasattr(inner, "int2str")
     return inner.int2str(value) if named else value

@@ -5,10 +5,12 @@ Tokenizers of published checkpoints are in published_tokenizer.py.
 It is handed strings: files of text are read in sources.py and records.py, rows are made in packing.py and labelled.py.
 """
 
+import contextlib
 import hashlib
 import io
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,13 @@ FIRST_ORDINARY = 7
 LONGEST_SENTENCE = 4192
 """Bytes; longer ones are cut for vocabulary training. A character has at most 4."""
 MAX_SENTENCES = 60_000
+LONG_WORD = 256
+"""Characters without white space from which a word counts as unbroken text: DNA, a script without spaces, base64."""
+MAX_UNBROKEN = 300_000
+"""Characters of sentences with such words that a vocabulary is trained on, all in all: words repeat and are learned once
+each, unbroken text does not. So many take 30 s on two cores, and ten times as many take ten times as long and more."""
+_HEARTBEAT = 15.0
+"""Seconds after which a training says that it still goes on."""
 # SentencePiece sums floats per thread: the count is part of the result, so it is not the machine's.
 _THREADS = 2
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -234,6 +243,46 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
                 yield stripped
 
 
+def _bounded(sentences: list[str], seed: int = 0) -> list[str]:
+    """The sentences, of those with unbroken text only as many as the trainer gets through, drawn evenly."""
+    unbroken = [
+        i for i, s in enumerate(sentences) if len(s) > LONG_WORD and max(map(len, s.split())) > LONG_WORD
+    ]
+    total = sum(len(sentences[i]) for i in unbroken)
+    if total <= MAX_UNBROKEN:
+        return sentences
+    drawn = np.random.default_rng(seed).permutation(unbroken)
+    sizes = np.cumsum([len(sentences[i]) for i in drawn])
+    left_out = set(drawn[max(1, int(np.searchsorted(sizes, MAX_UNBROKEN, "right"))) :].tolist())
+    print(
+        f"tokenizer: {total:,} characters of the text are in words of more than {LONG_WORD}; a vocabulary is trained on "
+        f"{MAX_UNBROKEN:,} of them, drawn evenly",
+        file=sys.stderr,
+        flush=True,
+    )
+    return [sentence for i, sentence in enumerate(sentences) if i not in left_out]
+
+
+@contextlib.contextmanager
+def _heartbeat(what: str) -> Iterator[None]:
+    """Say now and then that something long goes on."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        seconds = 0.0
+        while not ended.wait(_HEARTBEAT):
+            seconds += _HEARTBEAT
+            print(f"{what}, {seconds:.0f} s so far ...", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def train_sentencepiece(
     texts: Iterable[str],
     *,
@@ -250,7 +299,7 @@ def train_sentencepiece(
     """
     if vocab_size <= FIRST_ORDINARY + (256 if byte_fallback else 0):
         raise ValueError(f"vocab_size {vocab_size} leaves no room beside {FIRST_ORDINARY} special ids")
-    sentences = sample_sentences(texts, max_sentences)
+    sentences = _bounded(sample_sentences(texts, max_sentences))
     if not sentences:
         raise ValueError("no text to train a vocabulary on")
     started = time.monotonic()
@@ -261,24 +310,25 @@ def train_sentencepiece(
     )
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
-            byte_fallback=byte_fallback,
-            hard_vocab_limit=False,
-            shuffle_input_sentence=False,
-            num_threads=_THREADS,
-            max_sentence_length=LONGEST_SENTENCE,
-            minloglevel=2,
-            pad_id=PAD,
-            unk_id=UNK,
-            bos_id=BOS,
-            eos_id=EOS,
-            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-        )
+        with _heartbeat("tokenizer: still training"):
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type=model_type,
+                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                byte_fallback=byte_fallback,
+                hard_vocab_limit=False,
+                shuffle_input_sentence=False,
+                num_threads=_THREADS,
+                max_sentence_length=LONGEST_SENTENCE,
+                minloglevel=2,
+                pad_id=PAD,
+                unk_id=UNK,
+                bos_id=BOS,
+                eos_id=EOS,
+                control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+            )
     except RuntimeError as error:
         raise ValueError(
             f"SentencePiece cannot train {vocab_size:,} {model_type} pieces "

@@ -4,7 +4,6 @@ Every mistake is refused here, before anything compiles.
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Any
 import jax
 
 from data.labelled import subset
-from data.records import Record
-from data.sources import is_tfds, records
 from data.stream import EvalBatches, Stream
 from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
+from finetune.tables import read_tables
 from finetune.tasks.base import Example, Learned
 from model.network import Network
 from train.build import check_evaluations, check_model, check_run, describe, network_of
 from train.cli import console
 from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
+from train.inputs import INPUTS, init_input
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
@@ -32,8 +31,6 @@ from train.workdir import claim
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 """Keys of a published config.json that another task makes wrong."""
-SPLITS = {"train": "train", "eval": "validation", "test": "test"}
-"""The split of a TFDS data set that is meant where its name gives none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +46,7 @@ class Built:
     learned: Learned
     description: dict[str, Any]
     reports: tuple[str, ...]
-    """What packing did, one line per data set."""
+    """What the tables hold and what packing did, a line each."""
 
 
 def fine_tune(
@@ -94,8 +91,8 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
             raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
     source = open_run(experiment.init, code) if source is None else source
     model = experiment.model.apply(source.model)
-    experiment, examples = _read(experiment.with_metric())
-    data = experiment.data
+    tables = read_tables(experiment.with_metric())
+    experiment, examples, data = tables.experiment, tables.examples, tables.experiment.data
     learned = experiment.task.learn(examples["train"])
     tokenizer = source.tokenizer if source.has_tokenizer else None
     shape = data.row_shape(model, tokenizer)
@@ -132,8 +129,12 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
         tokenizer=tokenizer,
         passport=passport,
         learned=learned,
-        description=describe(experiment, parts, companions) | {"learned": encode(learned)} | _origin(source),
+        description=describe(experiment, parts, companions)
+        | {"learned": encode(learned)}
+        | {INPUTS: {**tables.inputs, **init_input(source if initial is not None else None)}}
+        | _origin(source),
         reports=(
+            *tables.reports,
             *(companion.report() for companion in companions),
             *(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
         ),
@@ -147,27 +148,6 @@ def _origin(source: Source) -> dict[str, Any]:
     imported = source.description["imported"]
     config = {k: v for k, v in imported["config"].items() if k not in OF_ITS_TASK}
     return {"imported": {"model_type": imported["model_type"], "dtype": imported["dtype"], "config": config}}
-
-
-def read_records(spec: str, name: str) -> list[Record]:
-    """Records of files or a TFDS split; `name` says which split a plain TFDS name means."""
-    # A split of a named version never changes, and a study reads the same few many times; files may change.
-    return (_read_split if is_tfds(spec) else records)(spec, split=SPLITS[name])
-
-
-_read_split = functools.lru_cache(maxsize=6)(records)
-
-
-def _read(experiment: FineTune) -> tuple[FineTune, dict[str, list[Example]]]:
-    """The experiment with its columns resolved, and all labelled examples by split."""
-    task, data = experiment.task, experiment.data
-    # The test split is scored after training, but a mistake in it should show before.
-    splits = ("train", "eval", "test") if data.test else ("train", "eval")
-    labelled = {name: read_records(getattr(data, name), name) for name in splits}
-    columns = task.columns(data.columns, labelled["train"][0].values)
-    data = dataclasses.replace(data, **dataclasses.asdict(columns))
-    examples = {name: task.examples(some, columns) for name, some in labelled.items()}
-    return dataclasses.replace(experiment, data=data), examples
 
 
 def _draw(experiment: FineTune, examples: dict[str, list[Example]]) -> dict[str, list[Example]]:

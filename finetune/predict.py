@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from data.records import lines
 from data.stream import EvalBatches
 from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
@@ -126,10 +127,10 @@ def _compute(
     return outputs, {**out.metrics, **out.terms}
 
 
-def parse_lines(model: Model, lines: Iterable[str]) -> Iterator[Any]:
+def parse_lines(model: Model, given: Iterable[str]) -> Iterator[Any]:
     """What `predict` takes, from lines of input."""
     task, columns = model.experiment.task, model.experiment.data.columns
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(given, 1):
         yield task.parse(line.rstrip("\r\n"), columns, f"line {number}")
 
 
@@ -149,11 +150,11 @@ class Arguments:
     """Your own files whose classes the run names; once for each."""
 
 
-def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
+def answer(arguments: Arguments, given: Iterable[str], out: TextIO) -> None:
     """Predict chunk by chunk, so that input of any length streams through."""
     model = load(open_run(arguments.run, arguments.code))
-    given = parse_lines(model, lines)
-    while some := list(itertools.islice(given, arguments.chunk)):
+    parsed = parse_lines(model, given)
+    while some := list(itertools.islice(parsed, arguments.chunk)):
         for one in predict(model, some, arguments.batch_size):
             if arguments.format == "jsonl":
                 print(json.dumps(dataclasses.asdict(one), ensure_ascii=False), file=out)
@@ -165,9 +166,10 @@ def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
     parsed = tyro.cli(Arguments, prog="python -m finetune.predict", args=list(arguments))
-    sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: give the texts there, one a line")
     try:
-        answer(parsed, sys.stdin, sys.stdout)
+        answer(parsed, lines(Path("standard input"), sys.stdin.buffer), sys.stdout)
     except BrokenPipeError:
         # Whoever read our output (head, say) has had enough; python would complain once more while exiting.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

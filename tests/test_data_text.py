@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data import prepare as prepare_module
+from data import tokenizer as tokenizer_module
 from data.documents import Documents, DocumentsWriter, text_hash
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, encode_chunk, prepare
 from data.records import DataError, read_conll, read_table
@@ -362,3 +363,22 @@ def test_text_without_full_stops_still_teaches_a_vocabulary(tmp_path):
     endless = "".join(rng.choice(list("日本語文字列例"), 9000))
     tokenizer = train_sentencepiece([endless], vocab_size=40, lowercase=True, path=tmp_path / "t")
     assert tokenizer.unk_id not in tokenizer.encode(endless[:50])
+
+
+def test_unbroken_text_is_bounded_and_a_long_training_is_heard(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    dna = ["".join(rng.choice(list("ACGT"), 600)) for _ in range(40)]
+    monkeypatch.setattr(tokenizer_module, "MAX_UNBROKEN", 40 * 600)
+    assert tokenizer_module._bounded(dna + WORDS) == dna + WORDS and not capsys.readouterr().err
+    monkeypatch.setattr(tokenizer_module, "MAX_UNBROKEN", 6000)
+    monkeypatch.setattr(tokenizer_module, "_HEARTBEAT", 0.01)
+    kept = tokenizer_module._bounded([*WORDS, *dna])
+    assert kept[: len(WORDS)] == WORDS and len(kept) == len(WORDS) + 10
+    assert [text for text in dna if text in kept] == kept[len(WORDS) :] != dna[:10]
+    train_sentencepiece(dna, vocab_size=30, lowercase=True, path=tmp_path / "t")
+    said = capsys.readouterr().err
+    assert (
+        "24,000 characters of the text are in words of more than 256; a vocabulary is trained on 6,000"
+        in said
+    )
+    assert "on 10 sentences" in said and "tokenizer: still training" in said

@@ -17,6 +17,8 @@ from finetune.adapters.lora import LoRA
 from finetune.build import build, fine_tune
 from finetune.predict import Arguments as PredictArguments
 from finetune.predict import answer, load, predict
+from finetune.tasks.base import Columns
+from finetune.tasks.text_classification import TextClassification
 from finetune.tasks.token_classification import entity_scores
 from tests.tuned import BAD, GOOD, settings, write_csv
 from train.checkpoint import flat, load_params
@@ -64,8 +66,12 @@ def test_lines_stream_through_in_chunks(sentiment):
     lines = [json.loads(line) for line in parts.getvalue().splitlines()]
     assert [line["label"] for line in lines] == whole.getvalue().splitlines()
     assert len(lines) == 7 and lines[0]["probabilities"].keys() == {"bad", "good"}
-    with pytest.raises(ValueError, match="line 2 has 2 tab-separated fields.*single texts"):
-        answer(PredictArguments(run=folder), ["fine\n", "fine\tfilm\n"], io.StringIO())
+    # A tab is white space where there are no pairs, and a line without a text is answered, too.
+    odd = io.StringIO()
+    answer(PredictArguments(run=folder), ["fine\n", "fine\tfilm\n", "\n"], odd)
+    assert len(odd.getvalue().splitlines()) == 3
+    with pytest.raises(ValueError, match="line 2 has 3 tab-separated fields.*pairs of texts"):
+        TextClassification().parse("a\tb\tc", Columns(text="a", text_pair="b", label="c"), "line 2")
 
 
 def test_words_are_labelled_and_entities_scored(pretrained, tables, tmp_path):

@@ -20,6 +20,7 @@ from train.companions import Companion, check_companions, check_tokenizers, open
 from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
+from train.inputs import INPUTS, init_input
 from train.launch import HostBatch
 from train.loop import Parts
 from train.passport import Passport, hand_off
@@ -78,7 +79,11 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         initial=initial,
         companions={companion.name: companion.params for companion in companions},
     )
-    description = {**describe(experiment, parts, companions), **feed.description}
+    description = {
+        **describe(experiment, parts, companions),
+        **feed.description,
+        INPUTS: {**init_input(source), **feed.inputs},
+    }
     reports = (*changes, *(companion.report() for companion in companions), *feed.reports)
     return Built(
         experiment=experiment,

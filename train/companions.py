@@ -4,24 +4,21 @@ They are placed beside the state and never trained or saved.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig, TextConfig
 from model.network import Network, Params
 from objectives.base import Objective
-from train.checkpoint import flat
 from train.experiment import INIT, Run
 from train.launch import Launcher
 from train.passport import Passport, whole
-from train.restore import Source, open_run
+from train.restore import Source, digest, open_run
 
 Named = Sequence[tuple[str, str]]
 """(name, run folder or one checkpoint of it) of each companion."""
@@ -142,12 +139,3 @@ def place_companions(
         name: jax.tree.map(jax.device_put, params, launcher.shardings(params, networks[name].logical_axes()))
         for name, params in companions.items()
     }
-
-
-def digest(params: Params) -> str:
-    """SHA-256 of all leaves with their paths."""
-    total = hashlib.sha256()
-    for path, leaf in sorted(flat(params).items()):
-        total.update("/".join(path).encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()

@@ -32,6 +32,8 @@ class Feed:
     """What made the ids, if there are any; it travels with the run."""
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """JSON values that tell this data from other data: a resumed run must read the same."""
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The field of the experiment that names an input -> {"sha256": of what was read, and how much it is}."""
     reports: Sequence[str] = ()
     """Lines for the log."""
     initial: Callable[[Network], Params] | None = None

@@ -90,7 +90,13 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
             else:
                 lines += differences(old[key], new[key], f"{path}{key}.")
         return lines
-    return [] if old == new else [f"{path.rstrip('.')}: {old!r} -> {new!r}"]
+    return [] if old == new else [f"{path.rstrip('.')}: {_shortened(old)} -> {_shortened(new)}"]
+
+
+def _shortened(value: Any) -> str:
+    """As a message shows it: thousands of classes would hide the rest."""
+    text = repr(value)
+    return text if len(text) <= 400 else f"{text[:400]}... ({len(text):,} characters)"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,6 +6,7 @@ wrote is brought up to this one (migrations.py), and the reader is told.
 
 import dataclasses
 import functools
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from model.config import ModelConfig, TextConfig
 from objectives.base import Objective
 from objectives.rows import RowShape
 from train.adapter import Params
-from train.checkpoint import HASHES, damaged_file, load_params, newest_whole, saved_steps
+from train.checkpoint import HASHES, damaged_file, flat, load_params, newest_whole, saved_steps
 from train.describe import decode, read_json
 from train.migrations import migrate
 from train.own_code import OwnCode
@@ -56,6 +57,11 @@ class Source:
                 f"{self.folder / 'config.json'} has no {name!r}, only {sorted(self.description)}"
             )
         return decode(self.description[name], self.code)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the parameters, as `digest` gives it."""
+        return digest(self.params)
 
     @functools.cached_property
     def model(self) -> ModelConfig:
@@ -99,6 +105,15 @@ class Source:
                 f"{path} has {tokenizer.vocab_size} pieces, the model's vocab_size is {self.model.vocab_size}"
             )
         return tokenizer
+
+
+def digest(params: Params) -> str:
+    """SHA-256 of all leaves with their paths."""
+    total = hashlib.sha256()
+    for path, leaf in sorted(flat(params).items()):
+        total.update("/".join(path).encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
 
 
 def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,7 @@ from objectives.base import Objective
 from objectives.rows import RowShape
 from train.data import Data, Feed
 from train.experiment import Experiment
+from train.inputs import INPUTS, changed
 from train.restore import Source
 from train.rows import row_shape_of
 from train.state import run_keys
@@ -119,6 +120,7 @@ class TextData(Data):
             tokenizer=tokenizer,
             # A resumed run on changed files would read other batches under the same numbers.
             description={"corpora": [{"documents": len(c), "digest": c.digest} for c in corpora]},
+            inputs=self._inputs(corpora),
             reports=reports,
             initial=self._semantic(experiment, corpora[0], tokenizer)
             if experiment.table == "semantic"
@@ -137,16 +139,27 @@ class TextData(Data):
         each = [prepare(files, tokenizer=file, column=self.column) for files in self.files]
         return each, load_tokenizer(file)
 
+    def _inputs(self, corpora: Sequence[Documents]) -> dict[str, Any]:
+        """Of each corpus, to the last bit of its tokens: `Documents.digest` is blind to case and form."""
+        names = [f"data.files[{i}]" for i in range(len(corpora))] if self.weights else ["data.files"]
+        return {
+            name: {"documents": len(corpus), "sha256": corpus.content}
+            for name, corpus in zip(names, corpora, strict=True)
+        }
+
     def evaluation_rows(
         self, experiment: Experiment, source: Source, reads: Sequence[str]
     ) -> Mapping[str, Rows]:
         """Those of what the run held out, if its files are still what it was trained on."""
         corpora, tokenizer = self.corpora(experiment, source)
         found = tuple({"documents": len(corpus), "digest": corpus.digest} for corpus in corpora)
-        trained_on = source.stored("corpora")
-        if tokenizer.fingerprint != source.tokenizer.fingerprint or found != trained_on:
+        trained_on, other = source.stored("corpora"), []
+        if INPUTS in source.description:
+            other = changed(source.description[INPUTS], self._inputs(corpora), source.description)
+        if tokenizer.fingerprint != source.tokenizer.fingerprint or found != trained_on or other:
             raise ValueError(
-                f"{', '.join(self.files)} gives {found}, but {source.folder} was trained on {trained_on}: the files have "
+                f"{', '.join(self.files)} gives {found}, but {source.folder} was trained on {trained_on}"
+                f"{''.join(f' ({line})' for line in other)}: the files have "
                 "changed, and what was held out with them; name others with --data.files"
             )
         return self._held_out_rows(experiment, corpora, tokenizer, reads)

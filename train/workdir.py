@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
 from train.describe import differences, read_json, write_json
+from train.inputs import INPUTS, changed, unknown
 from train.migrations import migrate
 from train.own_code import kept_code
 
@@ -45,8 +46,13 @@ def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | No
     if tokenizer is not None:
         described["tokenizer"] = tokenizer.fingerprint
     if (workdir / "config.json").exists():
-        lines = _differences_from(workdir, described)
-        if lines:
+        lines, other = _differences_from(workdir, described)
+        if other and not lines:
+            raise ValueError(
+                f"{workdir} was made with other inputs: {'; '.join(other)}: put back what it read, or choose another "
+                "--workdir"
+            )
+        if lines := [*lines, *other]:
             raise ValueError(
                 f"{workdir} holds another experiment; choose another --workdir, or undo:\n  "
                 + "\n  ".join(lines[:20])
@@ -63,17 +69,25 @@ def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | No
     write_json(workdir / "config.json", {**described, "versions": versions()})
 
 
-def _differences_from(workdir: Path, described: dict[str, Any]) -> list[str]:
-    """Where the run that the folder holds is another one than this, whatever version wrote it."""
+def _differences_from(workdir: Path, described: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Where the run that the folder holds is another one than this, whatever version wrote it: values, and inputs."""
     tokenizer = functools.partial(load_tokenizer, workdir / TOKENIZER_FILE)
     stored, notices = migrate(read_json(workdir / "config.json"), tokenizer)
     if notices:
         log.warning(f"{workdir} goes on as a run of an older version: {'; '.join(notices)}")
     stored.pop("versions")
+    before = stored.pop(INPUTS, {})
+    now = {name: value for name, value in described.items() if name != INPUTS}
+    inputs = described[INPUTS] if INPUTS in described else {}
+    if names := unknown(before, inputs):
+        log.warning(
+            f"{workdir} goes on; an older version made it and kept no digest of {', '.join(names)}: "
+            "whether they are what they were cannot be said"
+        )
     # Older versions kept no code. Where there is some, a line that shows two whole files would help nobody.
-    code = _hashes(stored["code"]) if "code" in stored else _hashes(described["code"])
-    lines = differences({**stored, "code": code}, {**described, "code": _hashes(described["code"])})
-    return [line for line in lines if not _may_change(line)]
+    code = _hashes(stored["code"]) if "code" in stored else _hashes(now["code"])
+    lines = differences({**stored, "code": code}, {**now, "code": _hashes(now["code"])})
+    return [line for line in lines if not _may_change(line)], changed(before, inputs, now)
 
 
 def _hashes(code: dict[str, Any]) -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from data.labelled import class_names
+from data.classes import about_classes
+from data.labelled import all_labels, class_names
 from data.records import Record
 from data.stream import Rows
 from data.tokenizer import Tokenizer
@@ -85,6 +86,10 @@ class Task(abc.ABC):
         """Computed once from all training examples and stored with the run."""
         return None
 
+    def about(self, examples: Sequence[Example]) -> Sequence[str]:
+        """Lines for the log about all training examples, such as what looks like a mistake in them."""
+        return ()
+
     @abc.abstractmethod
     def objective(self, learned: Learned) -> Objective:
         """The loss."""
@@ -130,6 +135,10 @@ class Classification(Task):
 
     def learn(self, examples: Sequence[Example]) -> Classes:
         return class_names(examples)
+
+    def about(self, examples: Sequence[Example]) -> list[str]:
+        """How often each class occurs."""
+        return about_classes(all_labels(examples))
 
     def outputs(self, objective: Any, network: BoundNetwork, batch: Mapping[str, jax.Array]) -> jax.Array:
         """Probabilities, float32[..., C], of whatever the objective labels."""

@@ -73,13 +73,15 @@ class TextClassification(Classification):
 
     def parse(self, line: str, columns: Columns, where: str) -> str | tuple[str, str]:
         """A text, or two texts with a tab between them where the run was trained on pairs."""
+        if not columns.text_pair:
+            return line
         parts = line.split("\t")
-        if len(parts) != (2 if columns.text_pair else 1):
+        if len(parts) != 2:
             raise ValueError(
-                f"{where} has {len(parts)} tab-separated fields, but the run was trained on "
-                + ("pairs of texts" if columns.text_pair else "single texts")
+                f"{where} has {len(parts)} tab-separated fields, but the run was trained on pairs of texts: put one tab "
+                "between the two"
             )
-        return (parts[0], parts[1]) if columns.text_pair else line
+        return parts[0], parts[1]
 
     def line(self, answer: TextPrediction) -> str:
         return answer.label

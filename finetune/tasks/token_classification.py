@@ -1,7 +1,8 @@
 """One class per word: named entities, parts of speech."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from data.records import Record
 from finetune.tasks.base import Classes, Classification, Columns, Computed, Packing
 from objectives import token_classification
 
+_BLANKS = re.compile(r"[ \t\r\n]+")
+"""What parts words; a no-break space does not, as in .conll files."""
 CUT_OFF = "?"
 """Printed for words that did not fit the row."""
 
@@ -28,6 +31,12 @@ class WordsPrediction:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenClassification(Classification):
     """One class per word: named entities, parts of speech."""
+
+    def columns(self, named: Columns, present: Collection[str]) -> Columns:
+        """Those named, or where there are none of that name those of .conll files."""
+        text = named.text if named.text in present or "tokens" not in present else "tokens"
+        label = named.label if named.label in present or "tags" not in present else "tags"
+        return dataclasses.replace(named, text=text, label=label)
 
     def examples(self, records: Iterable[Record], columns: Columns) -> list[TokenExample]:
         if columns.text_pair:
@@ -78,7 +87,7 @@ class TokenClassification(Classification):
         return TokenExample(words=tuple(given))
 
     def parse(self, line: str, columns: Columns, where: str) -> list[str]:
-        return line.split()
+        return [word for word in _BLANKS.split(line) if word]
 
     def line(self, answer: WordsPrediction) -> str:
         return " ".join(CUT_OFF if label is None else label for label in answer.labels)
