@@ -99,6 +99,7 @@ def write(
         "label2id": {name: i for i, name in enumerate(classes)},
     }
     described = {
+        **family.usual,
         **(config or {}),
         **family.write_config(model),
         **(labels if classes else {}),
