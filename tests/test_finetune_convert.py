@@ -18,7 +18,7 @@ from finetune.build import fine_tune
 from finetune.convert import _padded, _state, export_run, import_run, main
 from finetune.predict import load, predict
 from finetune.published.bert import XLM_ROBERTA
-from finetune.published.files import read_config
+from finetune.published.folders import read_config
 from finetune.published.llama import LLAMA
 from finetune.published.modern_bert import MODERN_BERT
 from finetune.published.reading import read

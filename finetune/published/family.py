@@ -130,6 +130,7 @@ class Family:
         hints = get_type_hints(kind)
         given = {f.ours: f.read(settings, hints[f.ours]) for f in self.fields}
         given |= self.read_more(settings)
+        settings.check_kinds()
         try:
             return kind(**given)
         except ValueError as error:

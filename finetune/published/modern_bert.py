@@ -7,6 +7,7 @@ from finetune.published.rules import Rules, head, linear, norm, table, vector
 from finetune.published.settings import Settings
 from model.modern_bert import ModernBertConfig
 
+WINDOW, EVERY = Field("local_attention", "window", 128), "global_attn_every_n_layers"
 LAYERS, POOLING = Field("num_hidden_layers", "layers", 22), "classifier_pooling"
 QUERIES, HALVES = ("query", "key", "value"), ("gate", "up")
 
@@ -71,9 +72,16 @@ def _read_more(settings: Settings) -> dict[str, Any]:
         place, key = next(((r, "rope_theta") for r in ropes if r.has("rope_theta")), (settings, older))
         if place.number(key, base) != base:
             place.refuse(key, f"but {kind} of ModernBertConfig has {base}")
-    layers = settings.value(LAYERS.theirs, LAYERS.default)
-    if settings.value("layer_types") is not None and settings.value("layer_types") != _layer_types(layers):
+    layers, every = settings.value(LAYERS.theirs, LAYERS.default), ModernBertConfig.global_every
+    # Where both are there, the list counts.
+    if settings.value("layer_types") is None:
+        if settings.integer(EVERY, every) != every:
+            settings.refuse(EVERY, f"but every third of {layers} blocks of ModernBertConfig is global")
+    elif settings.value("layer_types") != _layer_types(layers):
         settings.refuse("layer_types", f"but every third of {layers} blocks of ModernBertConfig is global")
+    half = settings.value("sliding_window")
+    if half is not None and half != settings.value(WINDOW.theirs, WINDOW.default) // 2:
+        settings.refuse("sliding_window", f"which is not half of {WINDOW.theirs}")
     return {}
 
 
@@ -86,6 +94,7 @@ def _write_more(model: ModernBertConfig) -> dict[str, Any]:
     return {
         **{older: base for _, older, base in _RATES},
         "rope_parameters": {kind: {"rope_theta": base, "rope_type": "default"} for kind, _, base in _RATES},
+        EVERY: ModernBertConfig.global_every,
         "layer_types": _layer_types(model.layers),
     }
 
@@ -101,7 +110,7 @@ MODERN_BERT = Family(
         Field("vocab_size", "vocab_size", 50368),
         Field("max_position_embeddings", "max_positions", 8192),
         Field("norm_eps", "norm_eps", 1e-5),
-        Field("local_attention", "window", 128),
+        WINDOW,
         Field("embedding_dropout", "dropout", 0.0),
         Field("attention_dropout", "attention_dropout", 0.0),
         Field("initializer_range", "init_std", 0.02),
@@ -113,7 +122,7 @@ MODERN_BERT = Family(
         Fixed("mlp_bias", False),
         Fixed("norm_bias", False),
         Fixed("classifier_bias", False),
-        Fixed("global_attn_every_n_layers", ModernBertConfig.global_every),
+        Fixed("decoder_bias", True),
         Fixed("tie_word_embeddings", True),
     ),
     backbone=_backbone,
@@ -129,5 +138,5 @@ MODERN_BERT = Family(
     pooling_key=POOLING,
     read_more=_read_more,
     write_more=_write_more,
-    usual={"mlp_dropout": 0.0, "decoder_bias": True},
+    usual={"mlp_dropout": 0.0},
 )

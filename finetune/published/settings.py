@@ -1,6 +1,7 @@
 """Entries of a config.json, asked for by type and range: an error names the file, the entry and the value that is there."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -8,6 +9,7 @@ Json = Mapping[str, Any]
 LARGEST = 2**31 - 1
 """No size or number of a model is above it."""
 _SHOWN = 80
+_IDS, _SHARES = re.compile(r".*_token_id"), re.compile(r".*(dropout|pdrop|dropout_prob|dropout_rate)")
 
 
 class Settings:
@@ -66,6 +68,20 @@ class Settings:
         if value not in known:
             self.refuse(key, f"but there are {' and '.join(map(repr, known))}", value)
         return str(value)
+
+    def check_kinds(self) -> None:
+        """Refuse ids of tokens that are none and rates of dropout that are none: exports carry them on."""
+        for key, value in self.values.items():
+            if value is None:
+                continue
+            if _SHARES.fullmatch(key):
+                self.number(key)
+            elif _IDS.fullmatch(key):
+                ids = value if isinstance(value, list) else [value]
+                if not ids or any(
+                    isinstance(x, bool) or not isinstance(x, int) or abs(x) > LARGEST for x in ids
+                ):
+                    self.refuse(key, "which is no id of a token")
 
     def object(self, key: str) -> "Settings | None":
         """An object in this one; None where it is missing or null."""

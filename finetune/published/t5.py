@@ -60,6 +60,11 @@ def _choose(settings: Settings) -> type[T5Config]:
             f"and {key} is {chosen[1]}, but T5 v1.0 has {PLAIN!r} and True, v1.1 {GATED!r} and False",
             mlp,
         )
+    # Their class follows these two, where they are there, rather than what they follow from.
+    gated = mlp != PLAIN
+    if settings.flag("is_gated_act", False) != gated and settings.has("is_gated_act"):
+        settings.refuse("is_gated_act", f"but feed_forward_proj is {mlp!r}")
+    settings.one_of("dense_act_fn", _TANHS[0] if gated else PLAIN, _TANHS if gated else (PLAIN,))
     return kinds[chosen]
 
 
@@ -97,6 +102,7 @@ T5 = Family(
         Field("initializer_factor", "init_std", 1.0),
     ),
     fixed=(
+        Fixed("is_encoder_decoder", True),
         Fixed("relative_attention_num_buckets", BUCKETS),
         Fixed("relative_attention_max_distance", MAX_DISTANCE),
     ),
@@ -114,6 +120,6 @@ T5 = Family(
     },
     read_more=_read_more,
     write_more=_write_more,
-    usual={"is_encoder_decoder": True, "decoder_start_token_id": 0},
+    usual={"decoder_start_token_id": 0},
     choose=_choose,
 )
