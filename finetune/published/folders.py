@@ -15,6 +15,7 @@ _ADAPTER, _MODULES = "adapter_config.json", "modules.json"
 _READ = ("Transformer", "Pooling", "Normalize")
 """Modules of sentence-transformers that are the model, or have no parameters."""
 _LARGEST_JSON = 50_000_000
+_LONGEST_NAME = 200
 _SHOWN = 8
 _CONVERSION = (
     'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone().contiguous() for k, v in '
@@ -144,8 +145,8 @@ def _shards(index: Path) -> Iterator[tuple[Path, set[str]]]:
         raise ValueError(f"{index} has no weight_map of names to files")
     suffix = SAFE if index.name == INDEX else Path(FLAX).suffix
     for name in sorted(set(places.values())):
-        if Path(name).name != name or Path(name).suffix != suffix:
-            raise ValueError(f"{index} names {name!r}, which is no {suffix} file of this folder")
+        if Path(name).name != name or Path(name).suffix != suffix or len(name) > _LONGEST_NAME:
+            raise ValueError(f"{index} names {name[:80]!r}, which is no {suffix} file of this folder")
         own = {tensor for tensor, file in places.items() if file == name}
         # Flax's index has names of Flax.
         yield index.parent / name, own if suffix == SAFE else {tensor_name(t.split("/")) for t in own}

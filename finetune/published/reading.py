@@ -139,6 +139,8 @@ def _plan(files: PublishedFiles, architecture: str) -> _Plan:
     chosen = architecture or choose_architecture(
         family, files.config, files.config_file, names.prefix, names.spelled, stated.tied
     )
+    if not architecture and ("architectures" not in files.config or not files.config["architectures"]):
+        log.warning(f"{files.config_file} names no architectures: the tensors are those of {chosen}")
     if chosen not in family.architectures:
         raise ValueError(
             f"{files.config_file}: architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
