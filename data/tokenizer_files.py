@@ -15,6 +15,7 @@ from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPEToken
 
 from data.json_objects import read_object
 from data.published_tokenizer import FORMAT, ROLES, SPACE, PublishedTokenizer, built, of_library
+from data.stand_ins import refuse_stand_in
 
 _LARGEST = 200_000_000
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", "spiece.model")
@@ -42,6 +43,9 @@ def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTo
       FileNotFoundError, ValueError: there is none, or it is damaged.
     """
     folder = Path(folder).expanduser()
+    for name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
+        if (folder / name).is_file():
+            refuse_stand_in(folder / name)
     config = _read(folder / "tokenizer_config.json")
     named = {**_read(folder / "special_tokens_map.json"), **config}
     try:

@@ -21,7 +21,8 @@ from data.tokenizer_files import of_sentencepiece, published_tokenizer
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
 from finetune.published.family import SCORE, Family
-from finetune.published.files import read_config, refuse_full
+from finetune.published.files import refuse_full
+from finetune.published.folders import CONFIG, is_published, published_config
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
 from finetune.tasks.text_classification import TextClassification
@@ -59,12 +60,13 @@ def import_run(
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
     folder, workdir = Path(folder).expanduser(), Path(run).expanduser()
-    tokenizer = published_tokenizer(folder, family_of(read_config(folder / "config.json")).model_type)
+    family = family_of(published_config(folder), str(folder / CONFIG))
+    tokenizer = published_tokenizer(folder, family.model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
     model = found.network.backbone.config
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but config.json a vocab_size of {model.vocab_size}"
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but {CONFIG} a vocab_size of {model.vocab_size}"
         )
     origin = {
         "model_type": found.family.model_type,
@@ -125,7 +127,13 @@ def export_run(
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    source, folder = open_run(run, code), Path(folder).expanduser()
+    run, folder = Path(run).expanduser(), Path(folder).expanduser()
+    if run.is_dir() and is_published(run):
+        raise ValueError(
+            f"{run} is a published checkpoint already, so there is nothing to export; to write it with another class or "
+            f"dtype, make a run of it first: python -m finetune.convert import {run} --to RUN"
+        )
+    source = open_run(run, code)
     refuse_full(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
     model, heads = source.model, frozenset(source.params["heads"])

@@ -56,10 +56,11 @@ def load(run: str | Path | Source) -> Model:
       FileNotFoundError, ValueError: there is no such run, it is damaged, or it was not fine-tuned.
     """
     source = run if isinstance(run, Source) else open_run(run)
-    experiment = source.stored("experiment")
+    experiment = source.stored("experiment") if "experiment" in source.description else None
     if not isinstance(experiment, FineTune):
         raise ValueError(
-            f"{source.folder} is a {type(experiment).__name__}, not a fine-tuned run: it has no task"
+            f"{source.folder} is {_without_task(source)}, not a fine-tuned run: it has no task. Fine-tune it with python "
+            f"-m finetune CONFIG --init {source.folder}, or compute with it as it is: finetune.states.load"
         )
     return Model(
         network=network_of(source.model, source.objective),
@@ -69,6 +70,20 @@ def load(run: str | Path | Source) -> Model:
         objective=source.objective,
         learned=source.stored("learned"),
     )
+
+
+def _without_task(source: Source) -> str:
+    """What a run is that was not fine-tuned, in a few words."""
+    if "experiment" in source.description:
+        return f"a {type(source.stored('experiment')).__name__}"
+    if "imported" not in source.description:
+        return "a run without an experiment"
+    imported = source.description["imported"]
+    config, kind = imported["config"], f"an imported {imported['architecture']}"
+    classes = len(source.description["learned"]) if "learned" in source.description else 0
+    if "problem_type" in config and config["problem_type"] is not None:
+        return f"{kind} for {config['problem_type']} of {classes} outputs"
+    return f"{kind} for regression" if classes == 1 else kind
 
 
 def predict(model: Model, given: Iterable[Any], batch_size: int = 32) -> list[Answer]:

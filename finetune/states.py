@@ -19,8 +19,7 @@ import numpy as np
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
 from finetune.published.family import head_module
-from finetune.published.files import PICKLE, WEIGHTS
-from finetune.published.flax_files import FLAX
+from finetune.published.folders import is_published
 from finetune.published.reading import read
 from model.network import Network, Params
 from train.restore import open_run
@@ -46,7 +45,7 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
       FileNotFoundError, ValueError: it is neither, or damaged.
     """
     path = Path(folder).expanduser()
-    if any(any(path.glob(name + "*")) for name in (WEIGHTS, FLAX, PICKLE)):
+    if is_published(path):
         published = read(path)
         tokenizer = published_tokenizer(path, published.family.model_type)
         return Model(published.network, jax.device_put(published.params), tokenizer)

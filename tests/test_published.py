@@ -230,6 +230,12 @@ def test_an_index_names_files_of_its_own_folder_only(bert):
         match=r"names '\.\./elsewhere\.safetensors', which is no \.safetensors file of this folder",
     ):
         read(folder)
+    for places in ({"x": "a" * 300 + ".safetensors"}, {}, ["x"], {"x": None}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        with pytest.raises(
+            ValueError, match=r"which is no \.safetensors file|has no weight_map of names to files"
+        ):
+            read(folder)
 
 
 @pytest.mark.parametrize("size", [2**63, 2**40, 200_000_000, 0, 7])

@@ -137,6 +137,11 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
     stored = read_json(folder / "config.json")
+    if isinstance(stored, dict) and "model_type" in stored and "model" not in stored:
+        raise ValueError(
+            f"{folder} is a published checkpoint, not a run: make a run of it with python -m finetune.convert import "
+            f"{folder} --to RUN, and name that"
+        )
     description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
     if notices:
         log.warning(f"{folder} opened as a run of an older version: {'; '.join(notices)}")

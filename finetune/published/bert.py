@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from finetune.published.family import SPAN, Family, Field, Fixed, Heads
+from finetune.published.family import SPAN, Family, Field, Fixed, Heads, activation
 from finetune.published.rules import Rules, head, linear, norm, table, vector
 from model.bert import BertConfig, DistilBertConfig, RobertaConfig
 from model.electra import ElectraConfig
@@ -83,8 +83,9 @@ _FIELDS = (
     Field("initializer_range", "init_std", 0.02),
 )
 _FIXED = (
-    Fixed("hidden_act", "gelu"),
-    Fixed("position_embedding_type", "absolute"),
+    activation("hidden_act", "gelu"),
+    # Version 5 of their library reads no such key any more.
+    Fixed("position_embedding_type", "absolute", accepted=(None,)),
     Fixed("is_decoder", False),
     Fixed("add_cross_attention", False),
     Fixed("tie_word_embeddings", True),
@@ -184,9 +185,9 @@ DISTILBERT = Family(
     model_type="distilbert",
     config=DistilBertConfig,
     fields=(
-        Field("dim", "width", 768),
-        Field("n_layers", "layers", 6),
-        Field("n_heads", "heads", 12),
+        Field("dim", "width", 768, alias="hidden_size"),
+        Field("n_layers", "layers", 6, alias="num_hidden_layers"),
+        Field("n_heads", "heads", 12, alias="num_attention_heads"),
         Field("hidden_dim", "mlp_width", 3072),
         Field("dropout", "dropout", 0.1),
         Field("attention_dropout", "attention_dropout", 0.1),
@@ -194,7 +195,7 @@ DISTILBERT = Family(
         Field("vocab_size", "vocab_size", 30522),
         Field("max_position_embeddings", "max_positions", 512),
     ),
-    fixed=(Fixed("activation", "gelu"), Fixed("tie_word_embeddings", True)),
+    fixed=(activation("activation", "gelu"), Fixed("tie_word_embeddings", True)),
     backbone=_distilbert_backbone,
     prefix="distilbert.",
     architectures=_classes(

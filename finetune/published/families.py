@@ -1,10 +1,11 @@
 """All families, and which one a config.json or one of our configs is of."""
 
 from finetune.published.bert import BERT, CAMEMBERT, DISTILBERT, ELECTRA, ROBERTA, XLM_ROBERTA
-from finetune.published.family import Family, Json
+from finetune.published.family import Family
 from finetune.published.gpt2 import GPT2
 from finetune.published.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from finetune.published.modern_bert import MODERN_BERT
+from finetune.published.settings import Json
 from finetune.published.t5 import T5
 from model.config import TransformerConfig
 
@@ -25,17 +26,17 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(config: Json) -> Family:
-    """The family that config.json names."""
-    known = ", ".join(family.model_type for family in FAMILIES)
+def family_of(config: Json, file: str = "config.json") -> Family:
+    """The family that a config.json (at `file`) names."""
+    known = {family.model_type: family for family in FAMILIES}
     if "model_type" not in config:
-        raise ValueError(f"config.json names no model_type; those that can be read are {known}")
-    for family in FAMILIES:
-        if family.model_type == config["model_type"]:
-            return family
-    raise ValueError(
-        f"config.json: model_type {config['model_type']!r} cannot be read; those that can are {known}"
-    )
+        raise ValueError(f"{file} names no model_type; those that can be read are {', '.join(known)}")
+    named = config["model_type"]
+    if not isinstance(named, str) or named not in known:
+        raise ValueError(
+            f"{file}: model_type {named!r} cannot be read; those that can are {', '.join(known)}"
+        )
+    return known[named]
 
 
 def families_for(model: TransformerConfig) -> list[Family]:

@@ -1,20 +1,30 @@
-"""What a family of published models is: its configuration and its tensors, in our words. families.py lists them."""
+"""What a family of published models is: its configuration and its tensors, in our words."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from flax import linen as nn
 
 from finetune.published.rules import Rules
+from finetune.published.settings import Json, Settings
 from model.config import TransformerConfig
 from model.heads import Classifier, Discriminator, MaskedLMHead, Pooler
 
-Json = Mapping[str, Any]
 Heads = Mapping[str, Callable[[str, str], Rules]]
 """By our name of a head: (prefix, our path of it) -> its rules."""
-_TOO_LARGE = 2**31
+RATES = ("dropout", "attention_dropout")
+"""Our fields that are below 1."""
+TANH = "gelu_new"
+ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "gelu": ("gelu_python",),
+    TANH: ("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"),
+    "silu": ("swish",),
+    "relu": (),
+}
+"""Their names of activations, and other names of the same function (transformers/activations.py)."""
 SPAN = "span"
 """Our name of the head that marks where an answer begins and ends."""
 SCORE = "score"
@@ -31,6 +41,20 @@ class Field:
     """What their library takes where the file says nothing."""
     offset: int = 0
     """Theirs minus ours."""
+    alias: str = ""
+    """Another key of the same, which counts where both are there."""
+
+    def key(self, settings: Settings) -> str:
+        """The key that counts."""
+        return self.alias if self.alias and settings.has(self.alias) else self.theirs
+
+    def read(self, settings: Settings, wanted: Any) -> float:
+        """What is there, as our field."""
+        key = self.key(settings)
+        if wanted is int:
+            least = (0 if self.ours in ("types", "window") else 1) + self.offset
+            return settings.integer(key, self.default, least, of=self.ours) - self.offset
+        return settings.number(key, self.default, below=1 if self.ours in RATES else math.inf, of=self.ours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +64,19 @@ class Fixed:
     theirs: str
     value: Any
     accepted: tuple[Any, ...] = ()
-    """Other ways to say the same."""
+    """Other ways to say the same; null is one where the value is false."""
+
+    def check(self, settings: Settings, ours: str) -> None:
+        """Raise ValueError where the file says something else."""
+        found = settings.value(self.theirs, self.value)
+        same = (self.value, *self.accepted, *((None,) if self.value is False else ()))
+        if found not in same:
+            settings.refuse(self.theirs, f"but {ours} computes {self.value!r} only here")
+
+
+def activation(theirs: str, name: str) -> Fixed:
+    """A key that must name this activation, by whatever name."""
+    return Fixed(theirs, name, accepted=ACTIVATIONS[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +100,13 @@ class Family:
     """Tensors of some files that say again what another one says: copy -> original. {p} is the prefix."""
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Patterns (of `re`) of tensors that are not read -> why."""
-    read_more: Callable[[Json], dict[str, Any]] = lambda theirs: {}
+    read_more: Callable[[Settings], dict[str, Any]] = lambda theirs: {}
     """Fields of ours that are no plain number of theirs."""
     write_more: Callable[[Any], dict[str, Any]] = lambda model: {}
     """The inverse, for config.json."""
-    choose: Callable[[Json], type[TransformerConfig]] | None = None
+    usual: Json = dataclasses.field(default_factory=dict)
+    """What config.json says besides, unless the one that was read said something else."""
+    choose: Callable[[Settings], type[TransformerConfig]] | None = None
     with_logits: str = ""
     """The class that alone has a table of the logits of its own; empty where none has, or all."""
     untabled: Callable[[Any], Any] = lambda model: model
@@ -80,36 +118,27 @@ class Family:
     names_types: bool = False
     """Whether their models take token_type_ids."""
 
-    def read_config(self, theirs: Json) -> TransformerConfig:
-        """Our config of a config.json; ValueError for what our model does not compute."""
-        try:
-            kind = self.config if self.choose is None else self.choose(theirs)
-            self._check_fixed(theirs)
-            hints = get_type_hints(kind)
-            given = {f.ours: self._number(theirs, f, hints[f.ours]) for f in self.fields}
-            more = self.read_more(theirs)
-            for name, value in more.items():
-                if not _fits(value, hints[name]):
-                    raise ValueError(f"{name} would be {value!r}, which is no {_spelled(hints[name])}")
-            return kind(**given, **more)
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"config.json: {str(error).removeprefix('config.json: ')}") from error
-
-    def _check_fixed(self, theirs: Json) -> None:
+    def read_config(self, theirs: Json, file: str = "config.json") -> TransformerConfig:
+        """Our config of a config.json (at `file`); ValueError for what our model does not compute, naming the entry."""
+        settings = Settings(theirs, file)
+        kind = self.config if self.choose is None else self.choose(settings)
         for fixed in self.fixed:
-            found = theirs[fixed.theirs] if fixed.theirs in theirs else fixed.value
-            if found != fixed.value and found not in fixed.accepted:
-                raise ValueError(
-                    f"{fixed.theirs} is {found!r}, but {self.config.__name__} computes {fixed.value!r} only here"
-                )
-
-    def _number(self, theirs: Json, field: Field, wanted: Any) -> Any:
-        if field.theirs not in theirs and field.default is None:
-            raise ValueError(f"{field.theirs} is missing, and {self.model_type} has no default for it")
-        value = theirs[field.theirs] if field.theirs in theirs else field.default
-        if not _fits(value, wanted):
-            raise ValueError(f"{field.theirs} is {value!r}, which is no {_spelled(wanted)} for {field.ours}")
-        return value - field.offset
+            fixed.check(settings, self.config.__name__)
+        for field in self.fields:
+            if field.default is None and not settings.has(field.theirs):
+                settings.refuse(field.theirs, f"and {self.model_type} has no default for it")
+        hints = get_type_hints(kind)
+        given = {f.ours: f.read(settings, hints[f.ours]) for f in self.fields}
+        given |= self.read_more(settings)
+        settings.check_kinds()
+        try:
+            return kind(**given)
+        except ValueError as error:
+            said = [f for f in self.fields if re.search(rf"\b{f.ours}\b", str(error))]
+            named = ", ".join(
+                f"{f.key(settings)} is {settings.value(f.key(settings), f.default)}" for f in said
+            )
+            raise ValueError(f"{file}: {error}" + (f": {named}" if named else "")) from error
 
     def write_config(self, model: TransformerConfig) -> dict[str, Any]:
         """The config.json of our config."""
@@ -135,20 +164,6 @@ class Family:
     def bare_architecture(self) -> str:
         """Their class without a head of its own."""
         return next(iter(self.architectures))
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value of JSON is of the type of a field, and of a size that a model could have."""
-    options = get_args(wanted) or (wanted,)
-    if value is None or isinstance(value, bool):
-        return type(value) in options
-    if isinstance(value, int):
-        return (int in options or float in options) and abs(value) < _TOO_LARGE
-    return isinstance(value, float) and float in options and math.isfinite(value) and abs(value) < _TOO_LARGE
-
-
-def _spelled(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) else str(wanted)
 
 
 def head_rules(heads: Heads, prefix: str) -> Rules:

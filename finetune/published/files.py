@@ -1,8 +1,7 @@
-"""Files of a published checkpoint: config.json and safetensors, whole or sharded. Reads tensors one by one, from a map.
+"""Files of a published checkpoint: safetensors, whole or sharded, read tensor by tensor from a map, and written.
 
-Weights of Flax are read too, where there are no others.
-
-The format's own library reads headers; a file of another kind or a damaged one is one clear error.
+Weights of Flax are read too, where there are no others. The format's own library reads headers; a file of another kind or
+a damaged one is one clear error.
 """
 
 import hashlib
@@ -15,19 +14,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from data.json_objects import read_object
-from finetune.published.flax_files import FLAX, FLAX_INDEX, KERNEL, flax_tensors, tensor_name
+from data.stand_ins import refuse_stand_in
+from finetune.published.flax_files import KERNEL, flax_tensors, tensor_name
+from finetune.published.folders import CONFIG, INDEX, SAFE, WEIGHTS, published_config, weight_files
 
-WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-SAFE = ".safetensors"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _CODES = {name: code for code, name in FLOATS.items()}
 SHARD_BYTES = 5_000_000_000
-_LARGEST_JSON = 50_000_000
-_CONVERSION = (
-    'python -c "import torch, safetensors.torch as s; s.save_file({{k: v.clone().contiguous() for k, v in '
-    "torch.load('{0}', weights_only=True).items()}}, '{1}', {{'format': 'pt'}})\""
-)
 
 
 class Stored(NamedTuple):
@@ -47,12 +40,10 @@ class PublishedFiles:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"no folder {self.folder}")
-        self.config = read_config(self.folder / "config.json")
+        self.config = published_config(self.folder)
         self.tensors: dict[str, Stored] = {}
         self._held: dict[str, np.ndarray] = {}
-        for path, expected in _weight_files(self.folder):
+        for path, expected in weight_files(self.folder):
             found = self._open(path)
             if expected - found.keys():
                 raise ValueError(
@@ -63,6 +54,7 @@ class PublishedFiles:
     def _open(self, path: Path) -> dict[str, Stored]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
+        refuse_stand_in(path)
         if path.suffix == SAFE:
             return _header(path)
         arrays = flax_tensors(path)
@@ -73,6 +65,11 @@ class PublishedFiles:
             )
             for name, x in arrays.items()
         }
+
+    @property
+    def config_file(self) -> str:
+        """Where its config.json is."""
+        return str(self.folder / CONFIG)
 
     @property
     def dtype(self) -> str:
@@ -93,55 +90,24 @@ class PublishedFiles:
         return found
 
     def fetch(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
+        """One tensor in its own dtype; ValueError if a number of it is none."""
         stored = self.tensors[name]
         if stored.dtype not in FLOATS:
-            raise ValueError(f"{name} is of dtype {stored.dtype}, not one of {', '.join(FLOATS)}")
+            raise ValueError(
+                f"{stored.file}: {name} is of dtype {stored.dtype}, not one of {', '.join(FLOATS)}"
+            )
+        array = self._array(name, stored)
+        if why := not_finite(array):
+            raise ValueError(f"{stored.file}: {name} {why}: the file is damaged, or its training went astray")
+        return array
+
+    def _array(self, name: str, stored: Stored) -> np.ndarray:
         if name in self._held:
             return self._held[name]
         # Opened anew: a map that stays would keep in memory what has been read through it.
         with safe_open(stored.file, framework="numpy") as file:
             array: np.ndarray = file.get_tensor(stored.name)
         return array.T if stored.turned else array
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON file that a checkpoint must have."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {path.parent} is no published checkpoint")
-    return read_object(path, _LARGEST_JSON)
-
-
-def _weight_files(folder: Path) -> Iterator[tuple[Path, set[str]]]:
-    """Each file with the names that an index expects in it."""
-    for whole, index in ((WEIGHTS, INDEX), (FLAX, FLAX_INDEX)):
-        if (folder / whole).exists():
-            yield folder / whole, set()
-            return
-        if (folder / index).exists():
-            yield from _shards(folder / index)
-            return
-    if (folder / PICKLE).exists():
-        line = _CONVERSION.format(folder / PICKLE, folder / WEIGHTS)
-        raise ValueError(
-            f"{folder / PICKLE} is a pickle, which may run code when it is read, so it is not. Where PyTorch is installed "
-            f"and you trust the file: {line}"
-        )
-    raise FileNotFoundError(f"{folder} has none of {WEIGHTS}, {INDEX}, {FLAX} and {FLAX_INDEX}")
-
-
-def _shards(index: Path) -> Iterator[tuple[Path, set[str]]]:
-    places = read_config(index)
-    places = places["weight_map"] if "weight_map" in places else None
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ValueError(f"{index} has no weight_map of names to files")
-    suffix = SAFE if index.name == INDEX else Path(FLAX).suffix
-    for name in sorted(set(places.values())):
-        if Path(name).name != name or Path(name).suffix != suffix:
-            raise ValueError(f"{index} names {name!r}, which is no {suffix} file of this folder")
-        own = {tensor for tensor, file in places.items() if file == name}
-        # Flax's index has names of Flax.
-        yield index.parent / name, own if suffix == SAFE else {tensor_name(t.split("/")) for t in own}
 
 
 def _header(path: Path) -> dict[str, Stored]:
@@ -164,6 +130,17 @@ def _header(path: Path) -> dict[str, Stored]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
     return found
+
+
+def not_finite(array: np.ndarray) -> str:
+    """What is no number of float32 in it, as the end of a sentence; empty where all are."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32, copy=False))
+    if finite.all():
+        return ""
+    first = np.unravel_index(int(np.argmin(finite)), array.shape)
+    place = f" at {[int(i) for i in first]}" if array.ndim else ""
+    return f"holds {finite.size - int(finite.sum()):,} values that are no finite float32, first {array[first]}{place}"
 
 
 def write_files(
@@ -204,7 +181,7 @@ def write_files(
         places = {t: file.name for (_, own, _), file in zip(written, files, strict=True) for t in own}
         total = sum(size for _, _, size in written)
         write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
-    write_object(folder / "config.json", config)
+    write_object(folder / CONFIG, config)
     return files
 
 

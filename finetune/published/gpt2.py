@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from finetune.published.family import SCORE, SPAN, Family, Field, Fixed, Json
+from finetune.published.family import SCORE, SPAN, TANH, Family, Field, Fixed, activation
 from finetune.published.rules import Rules, conv1d, head, norm, table
+from finetune.published.settings import Settings
 from model.gpt2 import Gpt2Config
 
 OURS = "backbone/layers"
+WIDTH = Field("n_embd", "width", 768, alias="hidden_size")
 
 
 def _backbone(model: Gpt2Config, p: str) -> Rules:
@@ -24,16 +26,14 @@ def _backbone(model: Gpt2Config, p: str) -> Rules:
     )
 
 
-def _read_more(theirs: Json) -> dict[str, Any]:
+def _read_more(settings: Settings) -> dict[str, Any]:
     """The MLP is four times as wide where nothing is said; there are two rates of dropout, of which ours has one."""
-    width = theirs["n_embd"] if "n_embd" in theirs else 768
-    inner = theirs["n_inner"] if "n_inner" in theirs else None
-    rates = {theirs[key] for key in ("resid_pdrop", "embd_pdrop") if key in theirs} or {0.1}
-    if len(rates) > 1:
-        raise ValueError(
-            f"config.json: resid_pdrop and embd_pdrop are {sorted(rates)}, but Gpt2Config has one rate"
-        )
-    return {"mlp_width": 4 * width if inner is None else inner, "dropout": rates.pop()}
+    width = settings.integer(WIDTH.key(settings), WIDTH.default)
+    inner = 4 * width if settings.value("n_inner") is None else settings.integer("n_inner")
+    rates = [settings.number(key, 0.1, below=1) for key in ("resid_pdrop", "embd_pdrop")]
+    if rates[0] != rates[1]:
+        settings.refuse("resid_pdrop", f"but embd_pdrop is {rates[1]}, and Gpt2Config has one rate", rates[0])
+    return {"mlp_width": inner, "dropout": rates[0]}
 
 
 def _write_more(model: Gpt2Config) -> dict[str, Any]:
@@ -44,17 +44,17 @@ GPT2 = Family(
     model_type="gpt2",
     config=Gpt2Config,
     fields=(
-        Field("n_embd", "width", 768),
-        Field("n_layer", "layers", 12),
-        Field("n_head", "heads", 12),
-        Field("n_positions", "max_positions", 1024),
+        WIDTH,
+        Field("n_layer", "layers", 12, alias="num_hidden_layers"),
+        Field("n_head", "heads", 12, alias="num_attention_heads"),
+        Field("n_positions", "max_positions", 1024, alias="max_position_embeddings"),
         Field("vocab_size", "vocab_size", 50257),
         Field("attn_pdrop", "attention_dropout", 0.1),
         Field("layer_norm_epsilon", "norm_eps", 1e-5),
         Field("initializer_range", "init_std", 0.02),
     ),
     fixed=(
-        Fixed("activation_function", "gelu_new", accepted=("gelu_pytorch_tanh",)),
+        activation("activation_function", TANH),
         Fixed("scale_attn_weights", True),
         Fixed("scale_attn_by_inverse_layer_idx", False),
         Fixed("tie_word_embeddings", True),

@@ -1,16 +1,17 @@
 """Llama, Mistral, Qwen 2 and Qwen 3 as their published checkpoints name and shape them."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-from finetune.published.family import SCORE, SPAN, Family, Field, Fixed, Json
+from finetune.published.family import SCORE, SPAN, Family, Field, Fixed, activation
 from finetune.published.rules import Rules, head, linear, norm, table
+from finetune.published.settings import Settings
 from model.llama import LlamaConfig
 from model.mistral import MistralConfig
 from model.qwen import Qwen2Config, Qwen3Config
 
 OURS = "backbone/layers"
+STRETCHED = "llama3"
 STRETCH = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 """What model/rotary.py stretches by."""
 
@@ -45,70 +46,88 @@ def _backbone(model: LlamaConfig, p: str) -> Rules:
     )
 
 
-def _rope(theirs: Json) -> dict[str, Any]:
-    """The base of the rates and by how much they are stretched, wherever the file says it."""
-    base = theirs["rope_theta"] if "rope_theta" in theirs else 10_000.0
-    rope: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        if key in theirs and theirs[key] is not None:
-            rope = dict(theirs[key])
-    kind = next((rope[key] for key in ("rope_type", "type") if key in rope), "default")
-    given = {"rotary_base": float(rope["rope_theta"] if "rope_theta" in rope else base)}
-    if kind == "default":
+def _rope(settings: Settings) -> dict[str, Any]:
+    """The base of the rates and by how much they are stretched. In their library, rope_scaling hides rope_parameters."""
+    scaling, parameters = settings.object("rope_scaling"), settings.object("rope_parameters")
+    rope = scaling if scaling is not None and scaling.values else parameters
+    if rope is None:
+        return {"rotary_base": float(settings.number("rope_theta", 10_000.0, least=1.0))}
+    for key in ("full_attention", "sliding_attention"):
+        if rope.has(key):
+            rope.refuse(key, "but all blocks of LlamaConfig have the same rates")
+    base = (rope if rope.has("rope_theta") else settings).number("rope_theta", 10_000.0, least=1.0)
+    given = {"rotary_base": float(base)}
+    said = "rope_type" if rope.has("rope_type") else "type"
+    kind = rope.value(said, "default")
+    factor = rope.number("factor", None if kind == STRETCHED else 1.0, least=1.0)
+    if kind in ("default", "linear") and factor == 1:
         return given
-    if kind != "llama3" or any(rope[key] != value for key, value in STRETCH.items()):
-        raise ValueError(
-            f"config.json: positions are scaled by {rope}, but LlamaConfig knows rope_type llama3 with {STRETCH} only"
-        )
-    return {
-        **given,
-        "stretch": float(rope["factor"]),
-        "trained_positions": rope["original_max_position_embeddings"],
-    }
+    if kind != STRETCHED:
+        rope.refuse(said, f"and factor is {factor}, but LlamaConfig knows rope_type {STRETCHED} only", kind)
+    for key, value in STRETCH.items():
+        if rope.value(key) != value:
+            rope.refuse(key, f"but LlamaConfig stretches by {STRETCH} only")
+    key = "original_max_position_embeddings"
+    place = settings if settings.has(key) else rope
+    trained = place.integer(key, settings.value("max_position_embeddings"))
+    return {**given, "stretch": float(factor), "trained_positions": trained}
 
 
 def _write_rope(model: LlamaConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": model.rotary_base}
     if model.stretch != 1:
         lengths = {"factor": model.stretch, "original_max_position_embeddings": model.trained_positions}
-        rope |= {"rope_type": "llama3", **STRETCH, **lengths}
+        rope |= {"rope_type": STRETCHED, **STRETCH, **lengths}
     # Their library read the first two before version 5, and reads the third since.
     scaling = None if model.stretch == 1 else {k: v for k, v in rope.items() if k != "rope_theta"}
     return {"rope_theta": model.rotary_base, "rope_scaling": scaling, "rope_parameters": rope}
 
 
-def _more(
-    config: type[LlamaConfig],
-) -> tuple[Callable[[Json], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
-    """What is read and written beside plain numbers: a head size or a window where this config has one of its own."""
+def _full_attention(settings: Settings) -> None:
+    """Raise ValueError where some layers of a Qwen would see a window only."""
+    layers, narrow = settings.integer("num_hidden_layers"), settings.flag("use_sliding_window", False)
+    if narrow and settings.value("sliding_window", 4096) is not None:
+        if settings.integer("max_window_layers", 28, least=0) < layers:
+            settings.refuse("use_sliding_window", "but all layers of LlamaConfig see all of the past")
+    if settings.value("layer_types") not in (None, ["full_attention"] * layers):
+        settings.refuse("layer_types", f"but all {layers} layers of LlamaConfig see all of the past")
+
+
+def _read_more(settings: Settings, config: type[LlamaConfig], shared: int | None) -> dict[str, Any]:
+    """What is no plain number: a head size or a window where this config has one of its own."""
     own = {field.name for field in dataclasses.fields(config)}
+    heads, width = settings.integer("num_attention_heads"), settings.integer("hidden_size")
+    kv_heads = settings.value("num_key_value_heads", shared)
+    kv_heads = heads if kv_heads is None else settings.integer("num_key_value_heads", shared)
+    if heads % kv_heads:
+        settings.refuse("num_key_value_heads", f"which does not divide num_attention_heads {heads}", kv_heads)
+    more = {"tied": settings.flag("tie_word_embeddings", False), "kv_heads": kv_heads, **_rope(settings)}
+    head_dim = width // heads if settings.value("head_dim") is None else settings.integer("head_dim")
+    if head_dim % 2:
+        settings.refuse("head_dim", "but rotary positions need an even one", head_dim)
+    if "head_dim" in own:
+        more["head_dim"] = head_dim
+    elif head_dim * heads != width:
+        why = f"which times num_attention_heads {heads} is not hidden_size {width}"
+        settings.refuse("head_dim", why, head_dim)
+    if "window" in own:
+        window = settings.value("sliding_window", 4096)
+        more["window"] = None if window is None else settings.integer("sliding_window", 4096)
+    if issubclass(config, (Qwen2Config, Qwen3Config)):
+        _full_attention(settings)
+    return more
 
-    def read(theirs: Json) -> dict[str, Any]:
-        heads, width = theirs["num_attention_heads"], theirs["hidden_size"]
-        head_dim = theirs["head_dim"] if "head_dim" in theirs and theirs["head_dim"] else width // heads
-        more = {"tied": theirs["tie_word_embeddings"] if "tie_word_embeddings" in theirs else False}
-        shared = theirs["num_key_value_heads"] if "num_key_value_heads" in theirs else None
-        more |= {"kv_heads": heads if shared is None else shared, **_rope(theirs)}
-        if "head_dim" in own:
-            more["head_dim"] = head_dim
-        elif head_dim * heads != width:
-            raise ValueError(
-                f"config.json: head_dim {head_dim} x num_attention_heads {heads} is not hidden_size {width}"
-            )
-        if "window" in own:
-            more["window"] = theirs["sliding_window"] if "sliding_window" in theirs else 4096
-        return more
 
-    def write(model: Any) -> dict[str, Any]:
-        more = {
-            "tie_word_embeddings": model.tied,
-            "num_key_value_heads": model.kv_heads,
-            **_write_rope(model),
-        }
-        more["head_dim"] = model.head_dim
-        return {**more, "sliding_window": model.window} if "window" in own else more
-
-    return read, write
+def _write_more(model: LlamaConfig) -> dict[str, Any]:
+    more = {
+        "tie_word_embeddings": model.tied,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        **_write_rope(model),
+    }
+    if isinstance(model, (Qwen2Config, Qwen3Config)):
+        more["use_sliding_window"] = False
+    return {**more, "sliding_window": model.window} if isinstance(model, MistralConfig) else more
 
 
 def _family(
@@ -116,9 +135,10 @@ def _family(
     name: str,
     config: type[LlamaConfig],
     *fixed: Fixed,
+    shared: int | None,
     tokenizer_kinds: tuple[str, ...] = (),
 ) -> Family:
-    read, write = _more(config)
+    """`shared`: key and value heads where the file says nothing; None is as many as heads."""
     return Family(
         model_type=model_type,
         config=config,
@@ -133,7 +153,11 @@ def _family(
             Field("attention_dropout", "attention_dropout", 0.0),
             Field("initializer_range", "init_std", 0.02),
         ),
-        fixed=(Fixed("hidden_act", "silu"), *fixed),
+        fixed=(
+            activation("hidden_act", "silu"),
+            Fixed("partial_rotary_factor", 1.0, accepted=(None,)),
+            *fixed,
+        ),
         backbone=_backbone,
         prefix="model.",
         prefixes={} if name == "Mistral" else {f"{name}ForQuestionAnswering": "transformer."},
@@ -149,15 +173,14 @@ def _family(
         with_logits=f"{name}ForCausalLM",
         untabled=lambda model: dataclasses.replace(model, tied=True),
         tokenizer_kinds=tokenizer_kinds,
-        read_more=read,
-        write_more=write,
+        read_more=lambda settings: _read_more(settings, config, shared),
+        write_more=_write_more,
     )
 
 
 _NO_BIAS = (Fixed("attention_bias", False), Fixed("mlp_bias", False))
-_NO_WINDOW = Fixed("use_sliding_window", False)
 
-LLAMA = _family("llama", "Llama", LlamaConfig, *_NO_BIAS)
-MISTRAL = _family("mistral", "Mistral", MistralConfig)
-QWEN2 = _family("qwen2", "Qwen2", Qwen2Config, _NO_WINDOW, tokenizer_kinds=("bytes",))
-QWEN3 = _family("qwen3", "Qwen3", Qwen3Config, _NO_WINDOW, _NO_BIAS[0])
+LLAMA = _family("llama", "Llama", LlamaConfig, *_NO_BIAS, shared=None)
+MISTRAL = _family("mistral", "Mistral", MistralConfig, shared=8)
+QWEN2 = _family("qwen2", "Qwen2", Qwen2Config, shared=32, tokenizer_kinds=("bytes",))
+QWEN3 = _family("qwen3", "Qwen3", Qwen3Config, _NO_BIAS[0], shared=32)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from finetune.published.family import SPAN, Family, Field, Fixed, Json
+from finetune.published.family import SPAN, Family, Field, Fixed, activation
 from finetune.published.rules import Rules, head, linear, norm, table, vector
+from finetune.published.settings import Settings
 from model.modern_bert import ModernBertConfig
 
+WINDOW, EVERY = Field("local_attention", "window", 128), "global_attn_every_n_layers"
+LAYERS, POOLING = Field("num_hidden_layers", "layers", 22), "classifier_pooling"
 QUERIES, HALVES = ("query", "key", "value"), ("gate", "up")
 
 
@@ -47,26 +50,38 @@ def _masked_lm(p: str, ours: str) -> Rules:
 _CLASSIFIER = head("classifier")
 
 
-def _read_more(theirs: Json) -> dict[str, Any]:
+_RATES = (
+    ("full_attention", "global_rope_theta", ModernBertConfig.rotary_base),
+    ("sliding_attention", "local_rope_theta", ModernBertConfig.local_rotary_base),
+)
+"""Kinds of blocks, the older key of the base of their rates, and that base."""
+
+
+def _read_more(settings: Settings) -> dict[str, Any]:
     """Which blocks are global, the rates of both kinds, and what is pooled, are as published or refused."""
-    if "classifier_pooling" in theirs and theirs["classifier_pooling"] not in ("cls", "mean"):
-        raise ValueError(
-            f"config.json: classifier_pooling is {theirs['classifier_pooling']!r}, but there are 'cls' and 'mean'"
-        )
-    rates = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
-    for key, kind in (("global_rope_theta", "full_attention"), ("local_rope_theta", "sliding_attention")):
-        if key in theirs and theirs[key] is not None and theirs[key] != rates[kind]:
-            raise ValueError(f"config.json: {key} is {theirs[key]}, but ModernBertConfig has {rates[kind]}")
-    if "rope_parameters" in theirs:
-        for kind, rope in theirs["rope_parameters"].items():
-            if rope["rope_theta"] != rates[kind] or rope["rope_type"] != "default":
-                raise ValueError(
-                    f"config.json: rope_parameters of {kind} are {rope}, but ModernBertConfig has {rates[kind]}"
-                )
-    if "layer_types" in theirs and theirs["layer_types"] != _layer_types(len(theirs["layer_types"])):
-        raise ValueError(
-            f"config.json: layer_types are {theirs['layer_types']}, but every third block of ModernBertConfig is global"
-        )
+    settings.one_of(POOLING, "cls", ("cls", "mean"))
+    scaling, given = settings.object("rope_scaling"), settings.object("rope_parameters")
+    for kind, older, base in _RATES:
+        own = None if given is None else given.object(kind)
+        # In their library rope_scaling overrides both kinds.
+        ropes = [rope for rope in (scaling, own) if rope is not None]
+        for rope in ropes:
+            for key in ("rope_type", "type"):
+                if rope.value(key, "default") != "default":
+                    rope.refuse(key, "but ModernBertConfig scales no positions")
+        place, key = next(((r, "rope_theta") for r in ropes if r.has("rope_theta")), (settings, older))
+        if place.number(key, base) != base:
+            place.refuse(key, f"but {kind} of ModernBertConfig has {base}")
+    layers, every = settings.value(LAYERS.theirs, LAYERS.default), ModernBertConfig.global_every
+    # Where both are there, the list counts.
+    if settings.value("layer_types") is None:
+        if settings.integer(EVERY, every) != every:
+            settings.refuse(EVERY, f"but every third of {layers} blocks of ModernBertConfig is global")
+    elif settings.value("layer_types") != _layer_types(layers):
+        settings.refuse("layer_types", f"but every third of {layers} blocks of ModernBertConfig is global")
+    half = settings.value("sliding_window")
+    if half is not None and half != settings.value(WINDOW.theirs, WINDOW.default) // 2:
+        settings.refuse("sliding_window", f"which is not half of {WINDOW.theirs}")
     return {}
 
 
@@ -76,18 +91,11 @@ def _layer_types(layers: int) -> list[str]:
 
 
 def _write_more(model: ModernBertConfig) -> dict[str, Any]:
-    globally, locally = model.rotary_base, model.local_rotary_base
     return {
-        "global_rope_theta": globally,
-        "local_rope_theta": locally,
-        "rope_parameters": {
-            "full_attention": {"rope_theta": globally, "rope_type": "default"},
-            "sliding_attention": {"rope_theta": locally, "rope_type": "default"},
-        },
+        **{older: base for _, older, base in _RATES},
+        "rope_parameters": {kind: {"rope_theta": base, "rope_type": "default"} for kind, _, base in _RATES},
+        EVERY: ModernBertConfig.global_every,
         "layer_types": _layer_types(model.layers),
-        "embedding_dropout": model.dropout,
-        "mlp_dropout": 0.0,
-        "decoder_bias": True,
     }
 
 
@@ -96,25 +104,25 @@ MODERN_BERT = Family(
     config=ModernBertConfig,
     fields=(
         Field("hidden_size", "width", 768),
-        Field("num_hidden_layers", "layers", 22),
+        LAYERS,
         Field("num_attention_heads", "heads", 12),
         Field("intermediate_size", "mlp_width", 1152),
         Field("vocab_size", "vocab_size", 50368),
         Field("max_position_embeddings", "max_positions", 8192),
         Field("norm_eps", "norm_eps", 1e-5),
-        Field("local_attention", "window", 128),
+        WINDOW,
         Field("embedding_dropout", "dropout", 0.0),
         Field("attention_dropout", "attention_dropout", 0.0),
         Field("initializer_range", "init_std", 0.02),
     ),
     fixed=(
-        Fixed("hidden_activation", "gelu"),
-        Fixed("classifier_activation", "gelu"),
+        activation("hidden_activation", "gelu"),
+        activation("classifier_activation", "gelu"),
         Fixed("attention_bias", False),
         Fixed("mlp_bias", False),
         Fixed("norm_bias", False),
         Fixed("classifier_bias", False),
-        Fixed("global_attn_every_n_layers", ModernBertConfig.global_every),
+        Fixed("decoder_bias", True),
         Fixed("tie_word_embeddings", True),
     ),
     backbone=_backbone,
@@ -127,7 +135,8 @@ MODERN_BERT = Family(
         "ModernBertForQuestionAnswering": {"pooler": _head, SPAN: _CLASSIFIER},
     },
     copies={"decoder.weight": "{p}embeddings.tok_embeddings.weight"},
-    pooling_key="classifier_pooling",
+    pooling_key=POOLING,
     read_more=_read_more,
     write_more=_write_more,
+    usual={"mlp_dropout": 0.0},
 )

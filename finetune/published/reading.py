@@ -1,18 +1,22 @@
-"""A published checkpoint as a network of ours with its parameters, and the account of every tensor. Writes nothing."""
+"""A published checkpoint as a network of ours with its parameters, and the account of every tensor."""
 
 import dataclasses
 import functools
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from finetune.published.classes import choose_architecture, class_names
 from finetune.published.families import family_of
 from finetune.published.family import SCORE, Family, Heads, head_module, head_rules
 from finetune.published.files import PublishedFiles
+from finetune.published.folders import modules_left_out
+from finetune.published.names import tensor_names
 from finetune.published.rules import Rules, Shapes, leaf_slice
 from model.config import TransformerConfig
 from model.network import Network, Params
@@ -22,10 +26,8 @@ from train.launch import Launcher
 from train.passport import Entry, Passport
 from train.tree import nest
 
-_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
-"""How norms were written before 2019; some files still have it."""
+log = logging.getLogger(__name__)
 _SHOWN = 8
-_MOST_CLASSES = 1_000_000
 
 
 class Published(NamedTuple):
@@ -99,7 +101,8 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
     """
     plan = _plan(PublishedFiles(folder), architecture)
     heads = _heads(plan)
-    classes = _classes(plan) if {"classifier", "token_classifier", SCORE} & heads.keys() else ()
+    classifies = {"classifier", "token_classifier", SCORE} & heads.keys()
+    classes = class_names(plan.files.config, plan.files.config_file) if classifies else ()
     modules = tuple((name, head_module(name, plan.model, len(classes))) for name in heads)
     network = Network(plan.model.build(), modules)
     abstract = jax.eval_shape(network.init, jax.random.key(0))
@@ -125,17 +128,24 @@ def read(folder: str | Path, *, architecture: str = "", launcher: Launcher | Non
 
 
 def _plan(files: PublishedFiles, architecture: str) -> _Plan:
-    family = family_of(files.config)
-    spelled = {_today(name): name for name in files.tensors}
+    family = family_of(files.config, files.config_file)
+    stated = family.read_config(files.config, files.config_file)
     prefixes = (family.prefix, *family.prefixes.values())
-    prefix = next((p for p in prefixes if any(name.startswith(p) for name in spelled)), "")
-    chosen = architecture or _fullest(family, _named(family, files.config), prefix, spelled)
+    names = tensor_names(files.tensors, family.backbone(stated, "")[0].theirs, prefixes, files.folder)
+    if names.left_out:
+        log.warning(f"{files.folder}: {', '.join(names.left_out)} is left out of the names of its tensors")
+    if modules := modules_left_out(files.folder):
+        log.warning(f"{files.folder}: {', '.join(modules)} is not read: hidden states are those before it")
+    chosen = architecture or choose_architecture(
+        family, files.config, files.config_file, names.prefix, names.spelled, stated.tied
+    )
+    if not architecture and ("architectures" not in files.config or not files.config["architectures"]):
+        log.warning(f"{files.config_file} names no architectures: the tensors are those of {chosen}")
     if chosen not in family.architectures:
         raise ValueError(
-            f"architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
+            f"{files.config_file}: architecture {chosen!r} of {family.model_type} cannot be read; choose one of "
             f"{', '.join(family.architectures)} with --architecture: heads that it lacks are left behind"
         )
-    stated = family.read_config(files.config)
     model = family.model_of(stated, chosen)
     return _Plan(
         files=files,
@@ -144,45 +154,9 @@ def _plan(files: PublishedFiles, architecture: str) -> _Plan:
         without_logits=model != stated,
         architecture=chosen,
         asked=bool(architecture),
-        prefix=prefix,
-        spelled=spelled,
+        prefix=names.prefix,
+        spelled=names.spelled,
     )
-
-
-def _named(family: Family, config: dict[str, Any]) -> str:
-    """The class that config.json names; where it names none, the bare one."""
-    names = config["architectures"] if "architectures" in config else None
-    if names is None or names == []:
-        return family.bare_architecture
-    if not isinstance(names, list) or not isinstance(names[0], str):
-        raise ValueError(f"config.json: architectures is {names!r}, which is no list of names")
-    return names[0]
-
-
-def _fullest(family: Family, named: str, prefix: str, spelled: Mapping[str, str]) -> str:
-    """The class with most heads of all that the file holds, among those with the heads of the named one.
-
-    Files often hold more than the class that they name: bert-base-uncased names BertForMaskedLM and has all heads of
-    BertForPreTraining.
-    """
-    own = family.architectures[named] if named in family.architectures else {}
-    if not own or named == family.bare_architecture:
-        return named
-    whole = {
-        name: len(heads)
-        for name, heads in family.architectures.items()
-        if own.keys() <= heads.keys()
-        and all(heads[head] is rules for head, rules in own.items())
-        and all(rule.theirs in spelled for rule in head_rules(heads, prefix))
-    }
-    return max(whole, key=lambda name: (whole[name], name == named), default=named)
-
-
-def _today(name: str) -> str:
-    for old, new in _OLD_NAMES:
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
 
 
 def _heads(plan: _Plan) -> Heads:
@@ -197,29 +171,14 @@ def _heads(plan: _Plan) -> Heads:
     }
 
 
-def _classes(plan: _Plan) -> tuple[str, ...]:
-    """Names in the order of their numbers; their library calls two of them LABEL_0 and LABEL_1 where nothing is said."""
-    config = plan.files.config
-    if "id2label" in config and isinstance(config["id2label"], dict):
-        names = config["id2label"]
-        if sorted(names) != sorted(str(i) for i in range(len(names))):
-            raise ValueError(
-                f"config.json: id2label numbers its classes {sorted(names)}, not 0 to {len(names) - 1}"
-            )
-        return tuple(str(names[str(i)]) for i in range(len(names)))
-    count = config["num_labels"] if "num_labels" in config else 2
-    if not isinstance(count, int) or not 0 < count <= _MOST_CLASSES:
-        raise ValueError(f"config.json: num_labels is {count!r}, which is no number of classes")
-    return tuple(f"LABEL_{i}" for i in range(count))
-
-
 def _check(plan: _Plan, rules: Rules, shapes: Shapes) -> None:
     """Every tensor that is needed is there, and of the shape that config.json asks for."""
     problems = []
     for rule in rules:
         if rule.layers(shapes) > len(plan.spelled):
             raise ValueError(
-                f"config.json asks for {rule.layers(shapes):,} layers, but the file has {len(plan.spelled)} tensors"
+                f"{plan.files.config_file} asks for {rule.layers(shapes):,} layers, but the file has "
+                f"{len(plan.spelled)} tensors"
             )
         wanted = rule.their_shape(shapes)
         for name in rule.names(shapes):
@@ -227,12 +186,15 @@ def _check(plan: _Plan, rules: Rules, shapes: Shapes) -> None:
                 problems.append(f"{name} {list(wanted)} is missing")
             elif plan.shape(name) != wanted:
                 problems.append(
-                    f"{name} has shape {list(plan.shape(name))}, but config.json asks for {list(wanted)}"
+                    f"{plan.spelled[name]} has shape {list(plan.shape(name))}, but config.json asks for {list(wanted)}"
                 )
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        wanted = {name for rule in rules for name in rule.names(shapes)}
+        others = [there for name, there in plan.spelled.items() if name not in wanted][:_SHOWN]
+        found = f"; what is there instead begins with {', '.join(others)}" if others else ""
         raise ValueError(
-            f"{plan.files.folder} is no whole {plan.architecture}: {'; '.join(problems[:_SHOWN])}{more}"
+            f"{plan.files.folder} is no whole {plan.architecture}: {'; '.join(problems[:_SHOWN])}{more}{found}"
         )
 
 
@@ -261,7 +223,7 @@ def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
                     "; for two, set tie_word_embeddings to false there" if plan.family.with_logits else ""
                 )
                 raise ValueError(
-                    f"{name} differs from {original}, but config.json asks for one for both{untied}"
+                    f"{plan.files.folder}: {name} differs from {original}, but config.json asks for one for both{untied}"
                 )
             yield entry(why=f"says again what {original} says")
         elif why:
@@ -271,7 +233,7 @@ def _account(plan: _Plan, rules: Rules, shapes: Shapes) -> Iterator[Entry]:
         elif plan.asked and plan.prefix and not name.startswith(plan.prefix):
             yield entry(why=f"of another head, not of {plan.architecture}")
         else:
-            unexpected.append(f"{name} {list(shape)}")
+            unexpected.append(f"{plan.spelled[name]} {list(shape)}")
     if unexpected:
         more = f" and {len(unexpected) - _SHOWN} more" if len(unexpected) > _SHOWN else ""
         raise ValueError(

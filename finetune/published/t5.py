@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from finetune.published.family import Family, Field, Fixed, Json
+from finetune.published.family import ACTIVATIONS, TANH, Family, Field, Fixed
 from finetune.published.rules import Rules, linear, norm, table
+from finetune.published.settings import Settings
 from model.t5 import BUCKETS, MAX_DISTANCE, T5Config, T5V11Config
 
-GATED, PLAIN = "gated-gelu", "relu"
+GATED, PLAIN, TIED = "gated-gelu", "relu", "tie_word_embeddings"
+_TANHS = (TANH, *ACTIVATIONS[TANH])
+LAYERS = Field("num_layers", "layers", 6, alias="num_hidden_layers")
 
 
 def _stack(side: str, gated: bool) -> Rules:
@@ -44,29 +47,34 @@ def _backbone(model: T5Config, p: str) -> Rules:
     )
 
 
-def _choose(theirs: Json) -> type[T5Config]:
+def _choose(settings: Settings) -> type[T5Config]:
     """v1.0 or v1.1, which differ in the MLP and in whether there is an output table; other mixtures were not published."""
-    mlp = theirs["feed_forward_proj"] if "feed_forward_proj" in theirs else PLAIN
+    mlp = settings.one_of("feed_forward_proj", PLAIN, (PLAIN, GATED, *(f"gated-{name}" for name in _TANHS)))
     # Their version 5 writes tie_word_embeddings true for both, and keeps what it was under the other name.
-    names = [key for key in ("scale_decoder_outputs", "tie_word_embeddings") if key in theirs]
-    tied = theirs[names[0]] if names else True
-    kinds = {(PLAIN, True): T5Config, (GATED, False): T5V11Config}
-    if (mlp, tied) not in kinds:
-        raise ValueError(
-            f"config.json: feed_forward_proj is {mlp!r} and {names[0] if names else 'tie_word_embeddings'} is {tied}, but "
-            f"T5 v1.0 has {PLAIN!r} and True, v1.1 {GATED!r} and False"
+    key = next((key for key in ("scale_decoder_outputs", TIED) if settings.has(key)), TIED)
+    kinds = {(True, True): T5Config, (False, False): T5V11Config}
+    chosen = mlp == PLAIN, settings.flag(key, True)
+    if chosen not in kinds:
+        settings.refuse(
+            "feed_forward_proj",
+            f"and {key} is {chosen[1]}, but T5 v1.0 has {PLAIN!r} and True, v1.1 {GATED!r} and False",
+            mlp,
         )
-    return kinds[mlp, tied]
+    # Their class follows these two, where they are there, rather than what they follow from.
+    gated = mlp != PLAIN
+    if settings.flag("is_gated_act", False) != gated and settings.has("is_gated_act"):
+        settings.refuse("is_gated_act", f"but feed_forward_proj is {mlp!r}")
+    settings.one_of("dense_act_fn", _TANHS[0] if gated else PLAIN, _TANHS if gated else (PLAIN,))
+    return kinds[chosen]
 
 
-def _read_more(theirs: Json) -> dict[str, Any]:
-    layers = theirs["num_layers"] if "num_layers" in theirs else 6
-    decoder = theirs["num_decoder_layers"] if "num_decoder_layers" in theirs else None
-    if decoder not in (None, layers):
-        raise ValueError(
-            f"config.json: num_layers is {layers} and num_decoder_layers {decoder}; T5Config has equal stacks"
+def _read_more(settings: Settings) -> dict[str, Any]:
+    layers = settings.value(LAYERS.key(settings), LAYERS.default)
+    if settings.value("num_decoder_layers") not in (None, layers):
+        settings.refuse(
+            "num_decoder_layers", f"but {LAYERS.key(settings)} is {layers}, and T5Config has equal stacks"
         )
-    rate = theirs["dropout_rate"] if "dropout_rate" in theirs else 0.1
+    rate = settings.number("dropout_rate", 0.1, below=1)
     return {"dropout": rate, "attention_dropout": rate}
 
 
@@ -75,10 +83,8 @@ def _write_more(model: T5Config) -> dict[str, Any]:
         "num_decoder_layers": model.layers,
         "dropout_rate": model.dropout,
         "feed_forward_proj": GATED if model.gated else PLAIN,
-        "tie_word_embeddings": model.tied,
+        TIED: model.tied,
         "scale_decoder_outputs": model.tied,
-        "is_encoder_decoder": True,
-        "decoder_start_token_id": 0,
     }
 
 
@@ -86,16 +92,17 @@ T5 = Family(
     model_type="t5",
     config=T5Config,
     fields=(
-        Field("d_model", "width", 512),
-        Field("d_kv", "head_dim", 64),
+        Field("d_model", "width", 512, alias="hidden_size"),
+        Field("d_kv", "head_dim", 64, alias="head_dim"),
         Field("d_ff", "mlp_width", 2048),
-        Field("num_layers", "layers", 6),
-        Field("num_heads", "heads", 8),
+        LAYERS,
+        Field("num_heads", "heads", 8, alias="num_attention_heads"),
         Field("vocab_size", "vocab_size", 32128),
         Field("layer_norm_epsilon", "norm_eps", 1e-6),
         Field("initializer_factor", "init_std", 1.0),
     ),
     fixed=(
+        Fixed("is_encoder_decoder", True),
         Fixed("relative_attention_num_buckets", BUCKETS),
         Fixed("relative_attention_max_distance", MAX_DISTANCE),
     ),
@@ -113,5 +120,6 @@ T5 = Family(
     },
     read_more=_read_more,
     write_more=_write_more,
+    usual={"decoder_start_token_id": 0},
     choose=_choose,
 )

@@ -1,7 +1,6 @@
-"""A network of ours as a published checkpoint that the library everybody uses opens. Reads no files."""
+"""A network of ours as a published checkpoint that the library everybody uses opens."""
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from finetune.published.families import families_for
 from finetune.published.family import Family
-from finetune.published.files import write_files
+from finetune.published.files import not_finite, write_files
 from finetune.published.rules import tensors
 from model.config import TransformerConfig
 from model.network import Params
@@ -91,14 +90,14 @@ def write(
 
     def leaf(path: str, layer: int | None) -> np.ndarray:
         whole = leaves[path]
-        with np.errstate(over="raise") if dtype == "float16" else contextlib.nullcontext():
-            return np.asarray(whole if layer is None else whole[layer]).astype(DTYPES[dtype])
+        return np.asarray(whole if layer is None else whole[layer])
 
     labels = {
         "id2label": {str(i): name for i, name in enumerate(classes)},
         "label2id": {name: i for i, name in enumerate(classes)},
     }
     described = {
+        **family.usual,
         **(config or {}),
         **family.write_config(model),
         **(labels if classes else {}),
@@ -106,4 +105,20 @@ def write(
         "dtype": dtype,
         "torch_dtype": dtype,  # the same, for their library before version 5
     }
-    return write_files(folder, described, tensors(rules, shapes, leaf))
+    return write_files(folder, described, _cast(tensors(rules, shapes, leaf), dtype))
+
+
+def _cast(named: Iterator[tuple[str, np.ndarray]], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Each tensor in this dtype; ValueError, naming it, if it holds what is no number there."""
+    for name, array in named:
+        if why := not_finite(array):
+            raise ValueError(f"{name} {why}: this run went astray, export an earlier checkpoint")
+        with np.errstate(over="ignore"):
+            short = array.astype(DTYPES[dtype])
+        if not np.isfinite(short).all():
+            largest = float(ml_dtypes.finfo(DTYPES[dtype]).max)
+            raise ValueError(
+                f"{name} has values up to {float(np.abs(array).max()):.6g}, but {dtype} ends at {largest:.6g}: choose "
+                "--dtype float32 or bfloat16"
+            )
+        yield name, short
