@@ -30,7 +30,7 @@ from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
-from train.cli import console, one_line_errors
+from train.cli import command_line, console, one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
@@ -258,11 +258,11 @@ class Export:
 
 def command(arguments: Sequence[str]) -> Import | Export:
     """What the command line asks for."""
-    parsed: Import | Export = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export},
-        prog="python -m finetune.convert",
-        description=__doc__,
-        args=list(arguments),
+    kinds = (
+        Annotated[Import, tyro.conf.subcommand("import")] | Annotated[Export, tyro.conf.subcommand("export")]
+    )
+    parsed: Import | Export = command_line(
+        kinds, "python -m finetune.convert", arguments, about=__doc__ or ""
     )
     return parsed
 

@@ -10,7 +10,8 @@ import tyro
 
 from finetune.build import read_records
 from finetune.predict import Model, answer_examples, load
-from train.cli import one_line_errors
+from model.ranges import COUNT
+from train.cli import command_line, one_line_errors
 from train.restore import Source, open_run
 
 
@@ -44,7 +45,7 @@ class Arguments:
     """Folder of the fine-tuned run, or one checkpoint of it."""
     data: Annotated[str, tyro.conf.Positional]
     """A glob of labelled files, or a TFDS split."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Rows computed at once."""
     code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Your own files whose classes the run names; once for each."""
@@ -52,7 +53,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, score, print one line per number."""
-    parsed = tyro.cli(Arguments, prog="python -m finetune.evaluate", args=list(arguments))
+    parsed: Arguments = command_line(Arguments, "python -m finetune.evaluate", arguments)
     for name, value in score(open_run(parsed.run, parsed.code), parsed.data, parsed.batch_size).items():
         print(f"{name}\t{value:.0f}" if name == "examples" else f"{name}\t{value:.4f}")
 

@@ -29,9 +29,10 @@ from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
 from finetune.tasks.base import Answer, Computed, Example, Learned, Outputs, Task, TaskRows
 from model.network import Network, Params
+from model.ranges import COUNT
 from objectives.base import Objective, SumAndWeight
 from train.build import network_of
-from train.cli import one_line_errors
+from train.cli import command_line, one_line_errors
 from train.metrics import add, means
 from train.restore import Source, open_run
 
@@ -141,9 +142,9 @@ class Arguments:
     """Folder of the fine-tuned run, or one checkpoint of it."""
     format: Literal["text", "jsonl"] = "text"
     """Labels alone, or JSON with probabilities."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Rows computed at once."""
-    chunk: int = 2048
+    chunk: Annotated[int, COUNT] = 2048
     """Lines read before they are packed and answered."""
     code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Your own files whose classes the run names; once for each."""
@@ -164,7 +165,7 @@ def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
-    parsed = tyro.cli(Arguments, prog="python -m finetune.predict", args=list(arguments))
+    parsed: Arguments = command_line(Arguments, "python -m finetune.predict", arguments)
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
         answer(parsed, sys.stdin, sys.stdout)

@@ -14,6 +14,7 @@ import tyro
 from flax import linen as nn
 
 from model.network import BoundNetwork
+from model.ranges import check_ranges
 from objectives.claims import NOTHING, Claims
 from objectives.rows import NotTold, RowMaker, RowShape
 
@@ -76,6 +77,10 @@ class Objective:
     """Names of frozen networks that it reads as network.companion[name]; an experiment names a run for each."""
     family: ClassVar[Family] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder), causal (decoder) or both, one reading the other."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of the ranges that their fields state."""
+        check_ranges(self)
 
     def __init_subclass__(cls) -> None:
         """Refuse what would look as if it worked, and that nobody would ever call."""

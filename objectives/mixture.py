@@ -63,6 +63,7 @@ class Mixture(Wrapper):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be mixed."""
+        super().__post_init__()
         names = [name for name, _, _ in self.parts]
         if len(set(names)) != len(names) or not all(names) or not names:
             raise ValueError(f"a mixture needs parts of different names, got {names}")
