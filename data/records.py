@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from data.paths import local_path
+
 TEXT_SUFFIXES = (".txt", ".jsonl")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".conll")
 
@@ -34,7 +36,9 @@ def expand(patterns: Sequence[str]) -> list[Path]:
     """Files that match the globs, sorted, each once."""
     files: dict[Path, None] = {}
     for pattern in patterns:
-        matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        path = local_path(pattern)
+        # A name with brackets in it is a name, where there is such a file.
+        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
         if not matches:
             raise DataError(f"no files match {pattern!r}")
         files.update((Path(match), None) for match in matches if Path(match).is_file())

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
 from data.json_objects import read_object
+from data.paths import local_path
 from data.published_tokenizer import FORMAT, ROLES, SPACE, PublishedTokenizer, built, of_library
 
 _LARGEST = 200_000_000
@@ -41,7 +42,7 @@ def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTo
     Raises:
       FileNotFoundError, ValueError: there is none, or it is damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     config = _read(folder / "tokenizer_config.json")
     named = {**_read(folder / "special_tokens_map.json"), **config}
     try:

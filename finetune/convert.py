@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tyro
 
+from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
 from data.tokenizer_files import of_sentencepiece, published_tokenizer
@@ -58,7 +59,7 @@ def import_run(
     Raises:
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
-    folder, workdir = Path(folder).expanduser(), Path(run).expanduser()
+    folder, workdir = local_path(folder), local_path(run)
     tokenizer = published_tokenizer(folder, family_of(read_config(folder / "config.json")).model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
     model = found.network.backbone.config
@@ -125,7 +126,7 @@ def export_run(
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    source, folder = open_run(run, code), Path(folder).expanduser()
+    source, folder = open_run(run, code), local_path(folder)
     refuse_full(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
     model, heads = source.model, frozenset(source.params["heads"])

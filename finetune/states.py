@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from data.paths import local_path
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
 from finetune.published.family import head_module
@@ -45,7 +46,7 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     Raises:
       FileNotFoundError, ValueError: it is neither, or damaged.
     """
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if any(any(path.glob(name + "*")) for name in (WEIGHTS, FLAX, PICKLE)):
         found = read(path)
         tokenizer = published_tokenizer(path, found.family.model_type)

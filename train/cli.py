@@ -26,7 +26,7 @@ import jax
 import tyro
 from rich.console import Console
 
-from data.paths import local_path
+from data.paths import NoPath, local_path, path_options
 from model.ranges import check_ranges
 from objectives.own_file import call, load_file
 
@@ -133,38 +133,6 @@ def parse_with(
     return parsed.experiment, getattr(parsed, name)
 
 
-class _NoPath(Exception):
-    """Words that name no place here, on their way out of tyro, which would print a box for a ValueError."""
-
-
-def _path_from(words: list[str]) -> Path:
-    try:
-        return local_path(words[0])
-    except ValueError as error:
-        raise _NoPath(str(error)) from error
-
-
-def _paths() -> tyro.constructors.ConstructorRegistry:
-    """For tyro: a path may begin with ~, and is on this machine."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def path(
-        info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
-        if info.type is not Path:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="PATH",
-            instance_from_str=_path_from,
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
-
-
 def command_line(
     kind: Any,
     program: str,
@@ -211,14 +179,14 @@ def _parsed(
                 args=list(arguments),
                 default=default,
                 config=() if switches else (tyro.conf.FlagConversionOff,),
-                registry=_paths(),
+                registry=path_options(),
             )
     except SystemExit:
         if "Value error" in said.getvalue().partition("\n")[0]:
             raise ValueError(_unboxed(said.getvalue())) from None
         sys.stderr.write(said.getvalue())
         raise
-    except _NoPath as error:
+    except NoPath as error:
         raise ValueError(str(error)) from error
     sys.stderr.write(said.getvalue())
     return parsed

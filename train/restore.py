@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.paths import local_path
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import ModelConfig, TextConfig
@@ -114,7 +115,7 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
       FileNotFoundError: there is no such folder, or nothing was saved in it.
       ValueError: what is there is damaged, or was written by another version.
     """
-    path = Path(run).expanduser()
+    path = local_path(run)
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder at {path}")
     explicit = path.name.isdigit() and path.parent.name in ("checkpoints", "best")

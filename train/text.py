@@ -13,6 +13,7 @@ import numpy as np
 
 from data.documents import Documents
 from data.packing import Framing, PackedRows
+from data.paths import local_path
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.semantics import semantic_table
 from data.stream import MadeRows, Rows, WithLookups
@@ -164,7 +165,7 @@ class TextData(Data):
     def _tokenizer_file(self, source: Source | None) -> Path | None:
         """What is there already; None trains one."""
         if self.tokenizer and source is None:
-            return Path(self.tokenizer).expanduser()
+            return local_path(self.tokenizer)
         return None if source is None else source.folder / TOKENIZER_FILE
 
     def _pieces(self, experiment: Experiment) -> int:

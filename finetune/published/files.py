@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from data.json_objects import read_object
+from data.paths import local_path
 from finetune.published.flax_files import FLAX, FLAX_INDEX, KERNEL, flax_tensors, tensor_name
 
 WEIGHTS, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -46,7 +47,7 @@ class PublishedFiles:
     """An opened folder: its config.json, and its tensors by name."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = local_path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no folder {self.folder}")
         self.config = read_config(self.folder / "config.json")
