@@ -21,13 +21,14 @@ from finetune.experiment import FineTune
 from finetune.tasks.base import Example, Learned
 from model.network import Network
 from objectives.base import Objective
-from train.build import check_evaluations, check_model, check_run, network_of
+from train.build import check_model, check_run, network_of
 from train.cli import console
 from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
+from train.watched import check_evaluations
 from train.workdir import claim
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
@@ -114,7 +115,7 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
         for name in ("eval", "train_sample")
     }
-    check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
+    experiment = check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
     initial, passport = _initial(experiment, source, network)
     stream = Stream(rows["train"], batch_size=experiment.batch_size, seed=experiment.seed)
     return Built(

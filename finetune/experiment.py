@@ -140,4 +140,9 @@ class FineTune(Run):
         if self.best != TASK_METRIC:
             return self
         task = self.task
+        if self.best_mode not in ("own", task.metric_mode):
+            raise ValueError(
+                f"best_mode is {self.best_mode}, but of {task.metric}, the metric of {type(task).__name__}, "
+                f"{'more' if task.metric_mode == 'max' else 'less'} is better: leave best_mode out"
+            )
         return dataclasses.replace(self, best=f"eval/{task.metric}", best_mode=task.metric_mode)

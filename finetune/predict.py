@@ -157,15 +157,32 @@ def answer(arguments: Arguments, lines: Iterable[str], out: TextIO) -> None:
     while some := list(itertools.islice(given, arguments.chunk)):
         for one in predict(model, some, arguments.batch_size):
             if arguments.format == "jsonl":
-                print(json.dumps(dataclasses.asdict(one), ensure_ascii=False), file=out)
+                line = json.dumps(dataclasses.asdict(one), ensure_ascii=not _holds_all(out))
             else:
-                print(model.experiment.task.line(one), file=out)
+                line = model.experiment.task.line(one)
+            try:
+                print(line, file=out)
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"the output is written in {out.encoding}, which cannot hold {line!a}: set PYTHONIOENCODING=utf-8, or "
+                    "take --format jsonl"
+                ) from error
         out.flush()
+
+
+def _holds_all(out: TextIO) -> bool:
+    """Whether every character can be written there as it is."""
+    return (out.encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
     parsed: Arguments = command_line(Arguments, "python -m finetune.predict", arguments)
+    # Closed, as a service may have them.
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError("standard input is closed: give the texts there, one a line (< texts.txt)")
+    if sys.stdout is None or sys.stdout.closed:
+        raise ValueError("standard output is closed: nobody would read the answers")
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     try:
         answer(parsed, sys.stdin, sys.stdout)

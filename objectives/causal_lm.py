@@ -5,6 +5,7 @@ Shape suffixes: B rows, L tokens of a row, D model width, V vocabulary.
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -57,6 +58,8 @@ class CausalLM(Objective, Claims):
     """Positions per row whose logits exist at once; None chooses (objectives.cross_entropy)."""
 
     family: ClassVar[Family] = "decoder"
+
+    metric_modes = MappingProxyType({"accuracy": "max", "pure_nll": "min"})
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}

@@ -6,6 +6,7 @@ V vocabulary.
 
 import dataclasses
 import math
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import jax
@@ -78,6 +79,8 @@ class ReplacedTokenDetection(Objective, Claims):
     """What is masked; every chosen token is replaced by the mask."""
     discriminator_weight: Annotated[float, POSITIVE] = 50.0
     """Factor of the discriminator's loss (lambda)."""
+
+    metric_modes = MappingProxyType({name: "max" for name in ("generator_accuracy", "accuracy", "recall")})
 
     def __post_init__(self) -> None:
         """Refuse a generator that sees its answers."""

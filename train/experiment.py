@@ -41,7 +41,8 @@ class Run:
     """Newest checkpoints that stay."""
     best: str = ""
     """Evaluation metric whose best checkpoint is kept under best/, such as eval/accuracy; empty for none."""
-    best_mode: Literal["max", "min"] = "max"
+    best_mode: Literal["own", "max", "min"] = "own"
+    """Whether more or less of it is better: its own is known of every term, and of the metrics that the objective names."""
     patience: Annotated[int, NOT_NEGATIVE] = 0
     """Evaluations without a better `best` after which the run ends; 0 never ends early."""
     init: str = ""
@@ -64,6 +65,13 @@ class Run:
             raise ValueError(
                 f"patience is {self.patience} but best is empty: name the evaluation metric to watch"
             )
+
+    @property
+    def sign(self) -> int:
+        """1 where more of `best` is better, -1 where less is; ValueError where that was left to the metric."""
+        if self.best_mode == "own":
+            raise ValueError(f"whether more of {self.best} is better is not settled yet: build the run first")
+        return 1 if self.best_mode == "max" else -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

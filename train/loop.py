@@ -345,7 +345,7 @@ class _Loop:
             return False
         if watched not in values:
             raise ValueError(f"best={watched!r} is not among the evaluated metrics {sorted(values)}")
-        sign = 1 if self.settings.best_mode == "max" else -1
+        sign = self.settings.sign
         # A value that is not a number is never better.
         best = -np.inf if progress.best_value is None else sign * progress.best_value
         if sign * values[watched] > best:
