@@ -100,7 +100,10 @@ def test_what_is_never_scored_is_found_before_training():
         ValueError, match="best is 'eval/nll', but in the rows of eval nothing is scored for it"
     ):
         settled(objective, unlabelled, best="eval/nll")
-    assert settled(objective, {**batch, "token_labels": np.ones_like(batch["tokens"])}, best="eval/nll").sign == -1
+    assert (
+        settled(objective, {**batch, "token_labels": np.ones_like(batch["tokens"])}, best="eval/nll").sign
+        == -1
+    )
 
 
 def test_the_smallest_loss_is_kept_and_patience_counts_from_it(tmp_path):

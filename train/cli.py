@@ -62,7 +62,6 @@ def load_config(path: str, kind: type[T]) -> T:
         found = type(value).__name__
         remedy = f": use {PROGRAMS[found]}" if found in PROGRAMS else ""
         raise ValueError(f"{path} gives a {found}, not a {kind.__name__}{remedy}")
-    check_ranges(value)
     return value
 
 
@@ -196,8 +195,12 @@ def _unboxed(box: str) -> str:
     """The words of tyro's box, up to its first rule, as one line."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]
     said = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
-    # A dataclass names its fields itself; of a single option tyro knows the name.
-    return re.sub(r"^Error parsing ([^-].*?): ", "", said)
+    inside = re.match(r"Error parsing ([^-].*?): (.*)", said)
+    if inside is None:
+        return said.removeprefix("Error parsing ")
+    where, words = inside[1].removeprefix("experiment").removeprefix("."), inside[2]
+    # Most dataclasses name the place of their fields themselves.
+    return words if where in words else f"{where}: {words}"
 
 
 def choices(base: type[Any], package: ModuleType) -> Any:

@@ -26,6 +26,8 @@ from train.describe import decode, read_json
 from train.migrations import migrate
 from train.own_code import OwnCode
 
+PUBLISHED = {"model_type", "architectures"}
+"""Keys of the config.json of a published checkpoint, none of which a run's has."""
 log = logging.getLogger(__name__)
 
 
@@ -123,6 +125,11 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
     stored = read_json(folder / "config.json")
+    if isinstance(stored, dict) and "model" not in stored and PUBLISHED & stored.keys():
+        raise ValueError(
+            f"{folder} is a published checkpoint, no run: make one of it with `python -m finetune.convert import {folder} "
+            "--to RUN`, and name that run"
+        )
     description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
     if notices:
         log.warning(f"{folder} opened as a run of an older version: {'; '.join(notices)}")
