@@ -7,9 +7,11 @@ import dataclasses
 import resource
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+
+from model.ranges import COUNT
 
 BATCHES = 8
 """Different batches, used in turn."""
@@ -21,15 +23,15 @@ SCORED = 0.15
 class Size:
     """Shape of model and batch; the default is BERT-mini (arXiv 1908.08962) on 32 rows of 128 tokens."""
 
-    layers: int = 4
-    width: int = 256
-    heads: int = 4
-    mlp_width: int = 1024
-    vocab: int = 30522
-    positions: int = 512
-    rows: int = 32
+    layers: Annotated[int, COUNT] = 4
+    width: Annotated[int, COUNT] = 256
+    heads: Annotated[int, COUNT] = 4
+    mlp_width: Annotated[int, COUNT] = 1024
+    vocab: Annotated[int, COUNT] = 30522
+    positions: Annotated[int, COUNT] = 512
+    rows: Annotated[int, COUNT] = 32
     """Rows of a batch (B)."""
-    length: int = 128
+    length: Annotated[int, COUNT] = 128
     """Tokens of a row (L)."""
 
     @property

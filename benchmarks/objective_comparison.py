@@ -22,7 +22,7 @@ from benchmarks.report import spread
 from benchmarks.study import Comparison
 from train.__main__ import pretrain
 from train.build import check_model
-from train.cli import Preempted, load_config, one_line_errors, parse
+from train.cli import Preempted, load_config, one_line_errors, parse, take_first
 from train.describe import write_json
 from train.metrics import read_rows
 from train.restore import Source, open_run
@@ -145,12 +145,9 @@ def write_plot(rows: Sequence[Row], file: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """`CONFIG --workdir W [overrides]`."""
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(
-            "usage: python -m benchmarks.objective_comparison CONFIG.py --workdir W [--help | overrides]"
-        )
-    program = f"python -m benchmarks.objective_comparison {arguments[0]}"
-    comparison, workdir = parse(load_config(arguments[0], Comparison), arguments[1:], program)
+    program = "python -m benchmarks.objective_comparison"
+    file, overrides = take_first(arguments, f"{program} CONFIG.py --workdir W [--help | overrides]", __doc__)
+    comparison, workdir = parse(load_config(file, Comparison), overrides, f"{program} {file}")
     started = time.perf_counter()
     rows = run_comparison(comparison, workdir)
     write_plot(rows, workdir / "objectives.svg")

@@ -16,14 +16,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -32,8 +31,10 @@ from finetune.published.families import FAMILIES
 from finetune.published.reading import Published, read
 from finetune.published.rules import tensors
 from finetune.published.writing import choose, write
+from model.ranges import COUNT
 from tests.published import difference, outputs
 from train.checkpoint import flat
+from train.cli import command_line
 
 LENGTH, ROWS, PADDING = 14, 3, 1
 OUTPUTS, GRADIENTS = 1e-4, 1e-3
@@ -306,7 +307,7 @@ class Arguments:
 
     families: tuple[str, ...] = tuple(family.model_type for family in FAMILIES)
     """Their model types."""
-    count: int = 20
+    count: Annotated[int, COUNT] = 20
     """Models of each."""
     goldens: str = ""
     """Write one model of each family with its outputs below this folder, and stop."""
@@ -330,7 +331,7 @@ def report(outcomes: Mapping[str, Outcome]) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """Compare, print, and say by the exit code whether all agree."""
-    parsed = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.published_parity")
+    parsed = command_line(Arguments, "python -m benchmarks.published_parity", arguments)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     outcomes: dict[str, Outcome] = {}

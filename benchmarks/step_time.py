@@ -23,14 +23,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestant import Contestant, Size
-from train.cli import one_line_errors
+from model.ranges import COUNT, DROPOUT
+from train.cli import command_line, one_line_errors
 
 REST = 0.05
 """Seconds between turns, in which the thread pool of the last one falls asleep."""
@@ -44,17 +44,19 @@ class Options:
 
     models: tuple[Literal["bert", "gpt"], ...] = ("bert", "gpt")
     dtypes: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    rounds: int = 7
+    rounds: Annotated[int, COUNT] = 7
     """Rounds in which every contestant takes one turn; one more before them is not counted."""
-    steps: int = 5
+    steps: Annotated[int, COUNT] = 5
     """Steps per turn."""
-    dropout: float = 0.1
+    dropout: Annotated[float, DROPOUT] = 0.1
     """Of embeddings, sublayers and attention probabilities, on both sides."""
     compile: bool = True
     """Whether torch.compile takes part beside eager PyTorch."""
     peers: bool = True
     """Whether PyTorch takes part at all."""
-    threads: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads: Annotated[int, COUNT] = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     """PyTorch's threads; XLA always uses every core that the process may run on."""
     out: Path = Path("benchmarks/results")
     """Folder of the .json and the .md."""
@@ -280,8 +282,8 @@ def report(rows: list[dict[str, Any]], facts: dict[str, Any], out: Path, console
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, race, report."""
-    options = tyro.cli(
-        Options, prog="python -m benchmarks.step_time", args=list(arguments), description=__doc__
+    options: Options = command_line(
+        Options, "python -m benchmarks.step_time", arguments, about=__doc__ or "", switches=True
     )
     check(options)
     console = Console()

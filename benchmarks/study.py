@@ -1,8 +1,10 @@
 """What a study or a comparison is: typed values that an experiment file gives. Runs nothing."""
 
 import dataclasses
+from typing import Annotated
 
 from finetune.experiment import FineTune
+from model.ranges import COUNT, NOT_NEGATIVE, SEED
 from train.experiment import Experiment
 from train.optimizer import Optimizer
 
@@ -32,11 +34,11 @@ class Study:
 
     pretrain: Experiment
     tasks: tuple[Task, ...]
-    labels: tuple[int, ...] = (128, 1024)
+    labels: Annotated[tuple[int, ...], NOT_NEGATIVE] = (128, 1024)
     """Training labels; 0 is all."""
-    steps: tuple[int, ...] = (200, 400)
+    steps: Annotated[tuple[int, ...], COUNT] = (200, 400)
     """Fine-tuning steps for each entry of `labels`, the same for both arms."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], SEED] = (0, 1, 2)
 
     def __post_init__(self) -> None:
         if len(self.steps) != len(self.labels):
@@ -50,10 +52,10 @@ class Comparison:
     pretraining: tuple[tuple[str, Experiment], ...]
     """(name, experiment); all must read equally many tokens with equally deep and wide encoders."""
     tasks: tuple[Task, ...]
-    labels: int = 1024
-    steps: int = 240
+    labels: Annotated[int, NOT_NEGATIVE] = 1024
+    steps: Annotated[int, COUNT] = 240
     """Fine-tuning steps."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], SEED] = (0, 1, 2)
 
     def __post_init__(self) -> None:
         budgets = {

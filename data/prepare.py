@@ -24,6 +24,7 @@ import tyro
 
 from data.documents import FORMAT, Documents, DocumentsWriter, text_hash
 from data.packages import cache_dir
+from data.paths import NoPath, local_path, path_options
 from data.records import DataError
 from data.sources import TextSource, documents
 from data.tokenizer import MAX_SENTENCES, Tokenizer, load_tokenizer, train_sentencepiece
@@ -80,7 +81,7 @@ def prepare(
         how = load_tokenizer(tokenizer).fingerprint
     request = {"inputs": source.specs, "input_fingerprint": source.fingerprint, "tokenizer": how}
     digest = hashlib.sha256(json.dumps([FORMAT, request], sort_keys=True).encode()).hexdigest()
-    directory = Path(out).expanduser() if out is not None else cache_dir() / "prepared" / digest[:16]
+    directory = local_path(out) if out is not None else cache_dir() / "prepared" / digest[:16]
     if directory.exists():
         return _reuse(directory, request)
     with DocumentsWriter(directory) as writer:
@@ -256,4 +257,7 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main, prog="python -m data.prepare"))
+    try:
+        sys.exit(tyro.cli(main, prog="python -m data.prepare", registry=path_options()))
+    except NoPath as error:
+        sys.exit(f"error: {error}")

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from data.paths import local_path
+
 TEXT_SUFFIXES = (".txt", ".jsonl")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".conll")
 _MARK = b"\xef\xbb\xbf"
@@ -42,7 +44,9 @@ def expand(patterns: Sequence[str]) -> list[list[Path]]:
     expanded: list[list[Path]] = []
     seen: dict[Path, tuple[Path, str]] = {}
     for pattern in patterns:
-        matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        path = local_path(pattern)
+        # A name with brackets in it is a name, where there is such a file.
+        matches = [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
         if not matches:
             raise DataError(f"no files match {pattern!r}")
         # A recursive pattern may give one path several times.

@@ -1,5 +1,6 @@
 """What the user names as input, files or a TFDS data set, as one stream of texts or sequence of records."""
 
+import difflib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -30,14 +31,18 @@ def tfds_source(name: str, split: str) -> Sequence[dict[str, Any]]:
     """Random access to one split, built on first use under the cache; any TFDS name works."""
     # TFDS takes a second to import; worker processes and users of plain files need none of it.
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     import data.tfds_builders  # noqa: F401  registers our builders
 
     directory = packages.cache_dir() / "tfds"
     # TFDS writes TFRecord unless told otherwise, which needs TensorFlow and has no random access.
-    source: Sequence[dict[str, Any]] = tfds.data_source(
-        name, split=split, data_dir=directory, builder_kwargs={"file_format": "array_record"}
-    )
+    try:
+        source: Sequence[dict[str, Any]] = tfds.data_source(
+            name, split=split, data_dir=directory, builder_kwargs={"file_format": "array_record"}
+        )
+    except DatasetNotFoundError as error:
+        raise DataError(_no_data_set(name, tfds.list_builders(with_community_datasets=False))) from error
     return source
 
 
@@ -56,6 +61,12 @@ def _split_files(source: Any) -> list[Path]:
         return []
     instructions = source.dataset_info.splits[source.split].file_instructions
     return [Path(instruction.filename) for instruction in instructions]
+
+
+def _no_data_set(name: str, known: Sequence[str]) -> str:
+    """What to say where no data set has that name, which may also have been meant as a file."""
+    near = difflib.get_close_matches(name.partition("/")[0].lower(), known, n=3, cutoff=0.0)
+    return f"{name} is neither a file nor a TFDS data set; the nearest of these are {', '.join(near)}"
 
 
 class TextSource:

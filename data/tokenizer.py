@@ -20,6 +20,7 @@ import numpy as np
 import sentencepiece
 
 from data.frame import Frame
+from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
 
 # Fixed for every vocabulary trained here, so that objectives and checkpoints can rely on them.
@@ -201,7 +202,7 @@ class SentencePieceTokenizer:
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a tokenizer file, with one clear error when it is not there."""
-    path = Path(path)
+    path = local_path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no tokenizer at {path}: train one with `python -m data.prepare --vocab-size`"

@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
 
 from data.json_objects import read_object
+from data.paths import local_path
 from data.published_tokenizer import FORMAT, ROLES, SPACE, PublishedTokenizer, built, of_library
 from data.stand_ins import refuse_stand_in
 
@@ -42,7 +43,7 @@ def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTo
     Raises:
       FileNotFoundError, ValueError: there is none, or it is damaged.
     """
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     for name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
         if (folder / name).is_file():
             refuse_stand_in(folder / name)

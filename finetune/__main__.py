@@ -9,7 +9,7 @@ from rich.table import Table
 from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
-from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code
+from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code, take_first
 from train.loop import Result
 from train.metrics import read_rows
 from train.restore import open_run
@@ -32,12 +32,10 @@ def summary(
 def main(arguments: Sequence[str]) -> None:
     """Parse, fine-tune, print how it ended."""
     code, arguments = split_code(arguments)
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError(
-            "usage: python -m finetune CONFIG.py --init RUN --workdir W [--code FILE] [--help | overrides]"
-        )
-    config = load_config(arguments[0], FineTune)
-    experiment, workdir = parse(config, arguments[1:], f"python -m finetune {arguments[0]} [--code FILE]")
+    usage = "python -m finetune CONFIG.py --init RUN --workdir W [--code FILE] [--help | overrides]"
+    file, overrides = take_first(arguments, usage, __doc__)
+    config = load_config(file, FineTune)
+    experiment, workdir = parse(config, overrides, f"python -m finetune {file} [--code FILE]")
     multi_host()
     source = open_run(experiment.init, code) if experiment.init else None
     result = fine_tune(experiment, workdir, source=source, code=code)

@@ -18,7 +18,7 @@ from finetune.experiment import FineTune
 from finetune.tables import read_tables
 from finetune.tasks.base import Example, Learned
 from model.network import Network
-from train.build import check_evaluations, check_model, check_run, describe, network_of
+from train.build import check_model, check_run, describe, network_of
 from train.cli import console
 from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
@@ -27,6 +27,7 @@ from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
 from train.state import run_keys
+from train.watched import check_evaluations
 from train.workdir import claim
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
@@ -111,7 +112,7 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))
         for name in ("eval", "train_sample")
     }
-    check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
+    experiment = check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
     initial, passport = _initial(experiment, source, network)
     parts = Parts(
         network=network,

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import tyro
 
+from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
 from data.tokenizer_files import of_sentencepiece, published_tokenizer
@@ -31,7 +32,7 @@ from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
-from train.cli import console, one_line_errors
+from train.cli import command_line, console, one_line_errors
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
@@ -59,7 +60,7 @@ def import_run(
     Raises:
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
-    folder, workdir = Path(folder).expanduser(), Path(run).expanduser()
+    folder, workdir = local_path(folder), local_path(run)
     family = family_of(published_config(folder), str(folder / CONFIG))
     tokenizer = published_tokenizer(folder, family.model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
@@ -127,7 +128,7 @@ def export_run(
     Raises:
       ValueError: no family has this shape, or no class of it these heads; or the folder is taken.
     """
-    run, folder = Path(run).expanduser(), Path(folder).expanduser()
+    run, folder = local_path(run), local_path(folder)
     if run.is_dir() and is_published(run):
         raise ValueError(
             f"{run} is a published checkpoint already, so there is nothing to export; to write it with another class or "
@@ -266,11 +267,11 @@ class Export:
 
 def command(arguments: Sequence[str]) -> Import | Export:
     """What the command line asks for."""
-    parsed: Import | Export = tyro.extras.subcommand_cli_from_dict(
-        {"import": Import, "export": Export},
-        prog="python -m finetune.convert",
-        description=__doc__,
-        args=list(arguments),
+    kinds = (
+        Annotated[Import, tyro.conf.subcommand("import")] | Annotated[Export, tyro.conf.subcommand("export")]
+    )
+    parsed: Import | Export = command_line(
+        kinds, "python -m finetune.convert", arguments, about=__doc__ or ""
     )
     return parsed
 

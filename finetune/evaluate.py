@@ -11,7 +11,8 @@ import tyro
 from finetune.predict import Model, answer_examples, load
 from finetune.tables import columns_of, read_records
 from finetune.tasks.base import Columns
-from train.cli import one_line_errors
+from model.ranges import COUNT
+from train.cli import command_line, one_line_errors
 from train.restore import Source, open_run
 
 
@@ -72,7 +73,7 @@ class Arguments:
     """Folder of the fine-tuned run, or one checkpoint of it."""
     data: Annotated[str, tyro.conf.Positional]
     """A glob of labelled files, or a TFDS split."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Rows computed at once."""
     text: str = ""
     """Column of the text (word labels: of the list of words); empty takes that of the run."""
@@ -86,7 +87,7 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, score, print one line per number."""
-    parsed = tyro.cli(Arguments, prog="python -m finetune.evaluate", args=list(arguments))
+    parsed: Arguments = command_line(Arguments, "python -m finetune.evaluate", arguments)
     columns = {"text": parsed.text, "text_pair": parsed.text_pair, "label": parsed.label}
     source = open_run(parsed.run, parsed.code)
     for name, value in score(source, parsed.data, parsed.batch_size, **columns).items():

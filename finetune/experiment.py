@@ -13,6 +13,7 @@ from data.tokenizer import Tokenizer
 from finetune.tasks.base import Columns, Example, Learned, Packing, Task, TaskRows
 from finetune.tasks.text_classification import TextClassification
 from model.config import ModelConfig
+from model.ranges import COUNT, DROPOUT, NOT_NEGATIVE, Range, check_ranges
 from objectives.rows import RowShape
 from train.adapter import FULL, Adapter
 from train.cli import choices
@@ -41,25 +42,20 @@ class LabelledData:
     """Column of the second text, for pairs; empty takes a column named text_pair where there is one."""
     label: str = "label"
     """Column of the class (word labels: of the list of classes)."""
-    length: int = 128
+    length: Annotated[int, COUNT] = 128
     """Tokens per row; longer examples are cut, and how many were is printed."""
-    max_segments: int = 8
+    max_segments: Annotated[int, COUNT] = 8
     """Most examples that share a row; 1 gives every example a row of its own."""
-    labels: int = 0
+    labels: Annotated[int, NOT_NEGATIVE] = 0
     """Training examples to use, drawn by `seed` so that fewer lie inside more; 0 uses all."""
-    eval_sample: int = 0
+    eval_sample: Annotated[int, NOT_NEGATIVE] = 0
     """Evaluation examples scored during the run, the same in every run; 0 scores all."""
-    train_sample: int = 512
+    train_sample: Annotated[int, COUNT] = 512
     """Training examples scored without dropout at each evaluation, as train_sample/...; their gap to eval/...
     """
 
     def __post_init__(self) -> None:
-        for field in ("length", "max_segments", "train_sample"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"data.{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("labels", "eval_sample"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"data.{field} must be 0 (all) or a count, got {getattr(self, field)}")
+        check_ranges(self, "data.")
 
     def row_shape(self, model: ModelConfig, tokenizer: Tokenizer | None) -> RowShape:
         """What is true of all rows, where there is a tokenizer and where there is none."""
@@ -78,11 +74,11 @@ class LabelledData:
 class ModelChanges:
     """What fine-tuning sets anew on the run's model; its shape stays, except for the positions if asked."""
 
-    dropout: float = 0.1
+    dropout: Annotated[float, DROPOUT] = 0.1
     """Also in front of the classifier (BERT: 0.1)."""
-    attention_dropout: float = 0.1
+    attention_dropout: Annotated[float, DROPOUT] = 0.1
     """On attention probabilities (BERT: 0.1); above 0 it rules out the fused kernels."""
-    positions: int = 0
+    positions: Annotated[int, NOT_NEGATIVE] = 0
     """Longest text the model can place; 0 keeps the run's. A longer table repeats the run's rows."""
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
     """Compute dtype; "stored" keeps the run's."""
@@ -114,9 +110,9 @@ class FineTune(Run):
     """
     reuse_heads: tuple[str, ...] = ()
     """Heads to take from the run instead of starting them fresh, such as pooler."""
-    steps: int = 0
+    steps: Annotated[int, Range(least=0, below=2**31)] = 0
     """Updates in the whole run; 0 goes by `epochs`."""
-    epochs: float = 0.0
+    epochs: Annotated[float, NOT_NEGATIVE] = 0.0
     """Passes over the training rows; 0 goes by `steps`."""
     best: str = TASK_METRIC
     """Metric of an evaluation whose best checkpoint is kept under best/; "task" is the task's own, empty keeps none."""
@@ -129,8 +125,6 @@ class FineTune(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.epochs < 0 or self.steps < 0:
-            raise ValueError(f"steps {self.steps} and epochs {self.epochs} must not be negative")
         if self.epochs and self.steps:
             raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}: set one of them to 0")
         if self.init_parameters == "fresh" and self.reuse_heads:
@@ -146,4 +140,9 @@ class FineTune(Run):
         if self.best != TASK_METRIC:
             return self
         task = self.task
+        if self.best_mode not in ("own", task.metric_mode):
+            raise ValueError(
+                f"best_mode is {self.best_mode}, but of {task.metric}, the metric of {type(task).__name__}, "
+                f"{'more' if task.metric_mode == 'max' else 'less'} is better: leave best_mode out"
+            )
         return dataclasses.replace(self, best=f"eval/{task.metric}", best_mode=task.metric_mode)

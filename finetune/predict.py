@@ -30,9 +30,10 @@ from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
 from finetune.tasks.base import Answer, Computed, Example, Learned, Outputs, Task, TaskRows
 from model.network import Network, Params
+from model.ranges import COUNT
 from objectives.base import Objective, SumAndWeight
 from train.build import network_of
-from train.cli import one_line_errors
+from train.cli import command_line, one_line_errors
 from train.metrics import add, means
 from train.restore import Source, open_run
 
@@ -157,9 +158,9 @@ class Arguments:
     """Folder of the fine-tuned run, or one checkpoint of it."""
     format: Literal["text", "jsonl"] = "text"
     """Labels alone, or JSON with probabilities."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Rows computed at once."""
-    chunk: int = 2048
+    chunk: Annotated[int, COUNT] = 2048
     """Lines read before they are packed and answered."""
     code: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Your own files whose classes the run names; once for each."""
@@ -172,17 +173,32 @@ def answer(arguments: Arguments, given: Iterable[str], out: TextIO) -> None:
     while some := list(itertools.islice(parsed, arguments.chunk)):
         for one in predict(model, some, arguments.batch_size):
             if arguments.format == "jsonl":
-                print(json.dumps(dataclasses.asdict(one), ensure_ascii=False), file=out)
+                line = json.dumps(dataclasses.asdict(one), ensure_ascii=not _holds_all(out))
             else:
-                print(model.experiment.task.line(one), file=out)
+                line = model.experiment.task.line(one)
+            try:
+                print(line, file=out)
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"the output is written in {out.encoding}, which cannot hold {line!a}: set PYTHONIOENCODING=utf-8, or "
+                    "take --format jsonl"
+                ) from error
         out.flush()
+
+
+def _holds_all(out: TextIO) -> bool:
+    """Whether every character can be written there as it is."""
+    return (out.encoding or "utf-8").lower().replace("-", "").startswith("utf")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
-    parsed = tyro.cli(Arguments, prog="python -m finetune.predict", args=list(arguments))
-    if sys.stdin is None:
-        raise ValueError("standard input is closed: give the texts there, one a line")
+    parsed: Arguments = command_line(Arguments, "python -m finetune.predict", arguments)
+    # Closed, as a service may have them.
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError("standard input is closed: give the texts there, one a line (< texts.txt)")
+    if sys.stdout is None or sys.stdout.closed:
+        raise ValueError("standard output is closed: nobody would read the answers")
     try:
         answer(parsed, lines(Path("standard input"), sys.stdin.buffer), sys.stdout)
     except BrokenPipeError:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from data.paths import local_path
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
 from finetune.published.family import head_module
@@ -44,7 +45,7 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     Raises:
       FileNotFoundError, ValueError: it is neither, or damaged.
     """
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if is_published(path):
         published = read(path)
         tokenizer = published_tokenizer(path, published.family.model_type)

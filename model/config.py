@@ -6,7 +6,7 @@ What a user may tune is a field; what a paper fixed is a class variable of that 
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from model.platform import platform
+from model.ranges import COUNT, DROPOUT, NOT_NEGATIVE, check_ranges
 from model.rotary import rotary_rates
 
 SPLASH_BLOCK = 128  # lanes of a TPU register: splash tiles rows by multiples of it
@@ -27,7 +28,7 @@ Batch = Mapping[str, jax.Array]
 class ModelConfig(abc.ABC):
     """Shape and arithmetic of a backbone: whatever it reads, its hidden states are [B, L, D]."""
 
-    width: int
+    width: Annotated[int, COUNT]
     """Width of the hidden states (D)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute dtype. Parameters, norms and softmax are always float32."""
@@ -81,27 +82,27 @@ def read_batch(backbone: nn.Module, batch: Batch) -> jax.Array:
 class TransformerConfig(ModelConfig):
     """Shape and arithmetic of one stack of blocks."""
 
-    layers: int
+    layers: Annotated[int, COUNT]
     """Number of blocks."""
-    heads: int
+    heads: Annotated[int, COUNT]
     """Attention heads (H); must divide width, where the head size follows from it."""
-    mlp_width: int
+    mlp_width: Annotated[int, COUNT]
     """Hidden width of the MLP (F)."""
-    max_positions: int
+    max_positions: Annotated[int, COUNT]
     """Longest segment that the model can place; also the longest row it accepts."""
-    dropout: float
+    dropout: Annotated[float, DROPOUT]
     """Dropout on embeddings and on the output of each sublayer; on only where a dropout key is bound."""
-    attention_dropout: float
+    attention_dropout: Annotated[float, DROPOUT]
     """Dropout on attention probabilities; only attention="plain" can do it."""
-    norm_eps: float
+    norm_eps: Annotated[float, NOT_NEGATIVE]
     """Added to the variance in every norm."""
-    init_std: float = 0.02
+    init_std: Annotated[float, NOT_NEGATIVE] = 0.02
     """Standard deviation of the initial weight matrices and tables."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, all but matrix products, or whole blocks."""
     attention: Literal["auto", "plain", "cudnn", "splash"] = "auto"
     """Attention kernel; "auto" takes the fastest that can work on this backend."""
-    unroll: int = 1
+    unroll: Annotated[int, COUNT] = 1
     """Blocks compiled per turn of the layer loop. Parameters are stacked either way."""
 
     bias: ClassVar[bool]
@@ -126,18 +127,13 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work together, naming both."""
-        for field in ("layers", "width", "heads", "mlp_width", "max_positions", "unroll"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} {getattr(self, field)} is below 1")
+        check_ranges(self)
         self.check_heads()
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(
                 f"rotary positions need an even head size, but width {self.width} / heads {self.heads} "
                 f"= {self.head_dim}"
             )
-        for field in ("dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise ValueError(f"{field} {getattr(self, field)} is not in [0, 1)")
         if self.scanned_layers % self.unroll:
             raise ValueError(
                 f"layers {self.layers} ({self.scanned_layers} of them scanned) is not divisible by unroll {self.unroll}"
@@ -271,19 +267,13 @@ class TransformerConfig(ModelConfig):
 class TextConfig(TransformerConfig):
     """A transformer that reads tokens."""
 
-    vocab_size: int
+    vocab_size: Annotated[int, COUNT]
     """Rows of the token table (V)."""
-    types: int
+    types: Annotated[int, NOT_NEGATIVE]
     """Rows of the type table (BERT's sentence A and B); 0 leaves it out, with 1 every token has type 0."""
 
     tied: ClassVar[bool] = True
     """Whether the token table also makes the logits."""
-
-    def __post_init__(self) -> None:
-        """A vocabulary needs a word."""
-        if self.vocab_size < 1 or self.types < 0:
-            raise ValueError(f"vocab_size {self.vocab_size} is below 1, or types {self.types} below 0")
-        super().__post_init__()
 
     def inputs(self, batch: Batch) -> tuple[jax.Array | None, ...]:
         """Tokens and their layout; a causal backbone also takes the prefix that all of a segment see, if there is one."""

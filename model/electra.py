@@ -7,7 +7,7 @@ Shape suffixes: B batch, L length, D model width, E width of the tables.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 from flax import linen as nn
@@ -15,6 +15,7 @@ from flax import linen as nn
 from model.attention import make_context
 from model.bert import BertConfig
 from model.layers import Dense, Dropout, Embed, Norm
+from model.ranges import COUNT
 from model.stack import PostNormBlock, stack
 
 
@@ -22,16 +23,10 @@ from model.stack import PostNormBlock, stack
 class ElectraConfig(BertConfig):
     """ELECTRA of any size; the published discriminators are functions below."""
 
-    embed_width: int = 128
+    embed_width: Annotated[int, COUNT] = 128
     """Width of the token, position and type tables (E)."""
 
     pooled: ClassVar[Literal["tanh", "relu", "gelu", "gelu_norm"]] = "gelu"
-
-    def __post_init__(self) -> None:
-        """A table has a width."""
-        super().__post_init__()
-        if self.embed_width < 1:
-            raise ValueError(f"embed_width {self.embed_width} is below 1")
 
     def build(self) -> "Electra":
         """The module."""

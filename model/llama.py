@@ -7,7 +7,7 @@ with `init_std`, as in the published PyTorch port.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 from flax import linen as nn
@@ -15,6 +15,7 @@ from flax import linen as nn
 from model.attention import make_context, narrowed
 from model.config import Activation, TextConfig
 from model.layers import Dropout, Embed, Norm, Unembed
+from model.ranges import COUNT, POSITIVE
 from model.rotary import rotary_rates, stretched
 from model.stack import PreNormBlock, stack
 
@@ -24,7 +25,7 @@ class LlamaConfig(TextConfig):
     """Llama of any size, with the third one's vocabulary and rates; the published ones are functions below."""
 
     vocab_size: int = 128256
-    kv_heads: int = 8
+    kv_heads: Annotated[int, COUNT] = 8
     """Key and value heads (G); must divide heads. As many as heads: no sharing."""
     max_positions: int = 8192
     types: int = 0
@@ -33,11 +34,11 @@ class LlamaConfig(TextConfig):
     norm_eps: float = 1e-5
     tied: bool = False
     """Whether the token table also makes the logits."""
-    rotary_base: float = 500_000.0
+    rotary_base: Annotated[float, POSITIVE] = 500_000.0
     """Of the rates: the last pair of features turns by about one radian in so many positions."""
-    stretch: float = 1.0
+    stretch: Annotated[float, POSITIVE] = 1.0
     """By how much slow rotations are slowed down for rows longer than those of the first training; 1 is not at all."""
-    trained_positions: int = 8192
+    trained_positions: Annotated[int, COUNT] = 8192
     """Length of rows of the first training; matters where stretch is not 1."""
 
     causal: ClassVar[bool] = True

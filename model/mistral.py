@@ -1,8 +1,10 @@
 """Mistral (arXiv 2310.06825), as published: Llama with a head size of its own and, perhaps, a window."""
 
 import dataclasses
+from typing import Annotated
 
 from model.llama import LlamaConfig
+from model.ranges import COUNT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -12,9 +14,9 @@ class MistralConfig(LlamaConfig):
     vocab_size: int = 32000
     max_positions: int = 32768
     rotary_base: float = 10_000.0
-    head_dim: int = 128
+    head_dim: Annotated[int, COUNT] = 128
     """Width of one attention head (K); heads x head_dim need not be the model's width."""
-    window: int | None = 4096  # type: ignore[misc]
+    window: Annotated[int | None, COUNT] = 4096  # type: ignore[misc]
     """How many tokens one sees, itself and those before it; None where it sees all of its past (section 2)."""
 
     def check_heads(self) -> None:

@@ -5,9 +5,10 @@ and keys, and has a head size of its own.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from model.llama import LlamaConfig
+from model.ranges import COUNT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Qwen3Config(LlamaConfig):
     max_positions: int = 40960
     norm_eps: float = 1e-6
     rotary_base: float = 1_000_000.0
-    head_dim: int = 128
+    head_dim: Annotated[int, COUNT] = 128
     """Width of one attention head (K); heads x head_dim need not be the model's width."""
 
     query_norm: ClassVar[bool] = True

@@ -11,7 +11,7 @@ Shape suffixes: B batch, L query length, S key length, D model width, H heads, R
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from model.attention import Attention, Context, make_context, plain_context
 from model.config import Activation, TextConfig
 from model.kernels import allowed
 from model.layers import Dropout, Embed, Mlp, Norm, Unembed, parameter
+from model.ranges import COUNT
 from model.stack import PreNormBlock, stack
 
 BUCKETS, MAX_DISTANCE = 32, 128
@@ -33,7 +34,7 @@ class T5Config(TextConfig):
     """T5 v1.0 of any size; `layers` counts each stack. The published ones are functions below."""
 
     vocab_size: int = 32128
-    head_dim: int = 64
+    head_dim: Annotated[int, COUNT] = 64
     """Width of one head (K); heads x head_dim need not be the width."""
     max_positions: int = 512
     """Longest row it accepts (the published length); the model itself knows distances only."""

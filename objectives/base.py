@@ -7,6 +7,7 @@ Shape suffixes: B rows of a batch, L tokens of a row, P scored positions of a ro
 import copy
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
@@ -14,10 +15,12 @@ import tyro
 from flax import linen as nn
 
 from model.network import BoundNetwork
+from model.ranges import check_ranges
 from objectives.claims import NOTHING, Claims
 from objectives.rows import NotTold, RowMaker, RowShape
 
 Batch = Mapping[str, jax.Array]
+Mode = Literal["max", "min"]
 Family = Literal["encoder", "decoder", "encoder_decoder"]
 SumAndWeight = tuple[jax.Array, jax.Array]
 Heads = tuple[tuple[str, nn.Module], ...]
@@ -74,8 +77,14 @@ class Objective:
     """Whether the loss is a sum over rows. What would split the batch of one that is not refuses it."""
     companions: ClassVar[tuple[str, ...]] = ()
     """Names of frozen networks that it reads as network.companion[name]; an experiment names a run for each."""
+    metric_modes: ClassVar[Mapping[str, Mode]] = MappingProxyType({"accuracy": "max"})
+    """Whether more or less of a metric is better, by its name: what chooses a best checkpoint. Of a term less is."""
     family: ClassVar[Family] = "encoder"
     """The backbones it makes sense on: bidirectional (encoder), causal (decoder) or both, one reading the other."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of the ranges that their fields state."""
+        check_ranges(self)
 
     def __init_subclass__(cls) -> None:
         """Refuse what would look as if it worked, and that nobody would ever call."""

@@ -5,12 +5,14 @@ Shape suffixes: B rows, L tokens of a row, D model width, V vocabulary.
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from model.network import BoundNetwork
+from model.ranges import COUNT, NOT_NEGATIVE
 from objectives.base import Batch, Corrupted, Family, LossOut, Objective, Scored, refuse_bidirectional
 from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy
@@ -50,16 +52,14 @@ class CausalLM(Objective, Claims):
       in Chowdhery et al., PaLM, arXiv 2204.02311, section 5.
     """
 
-    z_loss: float = 0.0
+    z_loss: Annotated[float, NOT_NEGATIVE] = 0.0
     """Factor of the squared log normaliser; PaLM uses 1e-4."""
-    chunk: int | None = None
+    chunk: Annotated[int | None, COUNT] = None
     """Positions per row whose logits exist at once; None chooses (objectives.cross_entropy)."""
 
     family: ClassVar[Family] = "decoder"
 
-    def __post_init__(self) -> None:
-        if self.z_loss < 0 or (self.chunk is not None and self.chunk < 1):
-            raise ValueError(f"z_loss {self.z_loss} must not be negative and chunk {self.chunk} not below 1")
+    metric_modes = MappingProxyType({"accuracy": "max", "pure_nll": "min"})
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}

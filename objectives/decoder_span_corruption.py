@@ -5,12 +5,13 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.ranges import COUNT
 from objectives.base import Batch, Corrupted
 from objectives.causal_lm import CausalLM, successors
 from objectives.claims import HostCounts
@@ -44,7 +45,7 @@ class DecoderSpanCorruption(CausalLM, RowMaker):
       Raffel et al., T5, arXiv 1910.10683, sections 3.2.1 (language model and prefix LM shapes) and 3.3.4.
     """
 
-    sentinels: int = 100
+    sentinels: Annotated[int, COUNT] = 100
     """How many there are; a stretch must not have more spans."""
     noise: Noise = Noise()
     """How much is dropped."""

@@ -4,12 +4,13 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from model.network import BoundNetwork
+from model.ranges import POSITIVE, Range
 from objectives.base import Batch, Corrupted, LossOut, Objective
 from objectives.divergence import divergence
 from objectives.wrapper import Wrapper
@@ -61,23 +62,19 @@ class Distillation(Wrapper):
 
     base: Objective
     """The objective whose positions are scored: MaskedLM, CausalLM or another that defines `scored`."""
-    temperature: float = 2.0
+    temperature: Annotated[float, POSITIVE] = 2.0
     """What all logits are divided by in the soft term (T)."""
-    soft: float = 0.5
+    soft: Annotated[float, Range(above=0, most=1)] = 0.5
     """Share of the soft term in the minimised sum; 1 ignores the answers."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         own = type(self.base)
         several = own.__call__ is not Objective.__call__
         if own.scored in (Objective.scored, Wrapper.scored) or several or self.base.companions:
             raise ValueError(
                 f"base {own.__name__} cannot be distilled: that takes an objective which scores one encode of the row, as "
                 "MaskedLM and CausalLM do, defines scored and has no companion of its own"
-            )
-        if self.temperature <= 0 or not 0 < self.soft <= 1:
-            raise ValueError(
-                f"temperature {self.temperature} must be positive and soft {self.soft} lie in (0, 1]; without a soft share "
-                "use the base alone"
             )
 
     def inner(self) -> tuple[tuple[str, Objective], ...]:

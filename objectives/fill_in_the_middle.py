@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from model.ranges import Range
 from objectives.causal_lm import CausalLM
 from objectives.claims import HostCounts
 from objectives.pairs import RowBuilder, draw_stretch, is_of_a_document, never
@@ -36,13 +37,8 @@ class FillInTheMiddle(CausalLM, RowMaker):
       Bavarian et al., Efficient Training of Language Models to Fill in the Middle, arXiv 2207.14255, section 3 (PSM).
     """
 
-    rate: float = 0.5
+    rate: Annotated[float, Range(above=0, most=1)] = 0.5
     """Share of the stretches that are reordered."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate {self.rate} must lie in (0, 1]; without reordering use CausalLM")
 
     def own_ids(self) -> int:
         return MARKS

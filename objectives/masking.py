@@ -6,12 +6,13 @@ row, V vocabulary.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
 from objectives.base import Batch, Corrupted
 from objectives.claims import DeviceCounts
 from objectives.randomness import token_bits
@@ -33,37 +34,32 @@ class Masking:
 
     unit: Literal["token", "word", "span"] = "token"
     """What is scored together: single tokens, whole words, or spans of whole words whose tokens share one fate."""
-    rate: float = 0.15
+    rate: Annotated[float, Range(above=0, most=1)] = 0.15
     """Share of a segment's ordinary tokens that is scored."""
-    final_rate: float | None = None
+    final_rate: Annotated[float | None, Range(above=0, most=1)] = None
     """Rate after `rate_examples` examples; None keeps the rate. Held-out rows are numbered from 0 and have about `rate`."""
-    rate_examples: int = 0
+    rate_examples: Annotated[int, NOT_NEGATIVE] = 0
     """Training examples (steps x batch size) over which the rate goes to its final value."""
-    cap_rate: float | None = None
+    cap_rate: Annotated[float | None, Range(above=0, most=1)] = None
     """At most ceil(cap_rate x length of the segment, specials included) are scored; None takes BERT's (20 of 128, 80 of
     512), or the rate where that is larger."""
-    mask_share: float = 0.8
+    mask_share: Annotated[float, SHARE] = 0.8
     """Share of the scored tokens that is replaced by the mask."""
-    random_share: float = 0.1
+    random_share: Annotated[float, SHARE] = 0.1
     """Share of the scored tokens that is replaced by a random ordinary token; the rest is kept."""
-    fixed_masks: int = 0
+    fixed_masks: Annotated[int, NOT_NEGATIVE] = 0
     """0 masks anew in every step; n fixes n maskings of each example, of which every step takes one (BERT: 10)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1 or not 0 < self.cap <= 1:
-            raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
-        if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:
+        check_ranges(self)
+        if self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(
                 f"mask_share {self.mask_share} and random_share {self.random_share} must not exceed 1 in sum"
             )
-        if (self.final_rate is None) != (self.rate_examples == 0) or self.rate_examples < 0:
+        if (self.final_rate is None) != (self.rate_examples == 0):
             raise ValueError(
                 f"final_rate {self.final_rate} and rate_examples {self.rate_examples} are a schedule together or nothing"
             )
-        if self.final_rate is not None and not 0 < self.final_rate <= 1:
-            raise ValueError(f"final_rate {self.final_rate} must lie in (0, 1]")
-        if self.fixed_masks < 0:
-            raise ValueError(f"fixed_masks {self.fixed_masks} is below 0")
 
     @property
     def cap(self) -> float:

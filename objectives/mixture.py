@@ -62,6 +62,7 @@ class Mixture(Wrapper):
     """Whether all parts score one encode of the row, or each makes its own."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [name for name, _, _ in self.parts]
         if len(set(names)) != len(names) or not all(names) or not names:
             raise ValueError(f"a mixture needs parts of different names, got {names}")

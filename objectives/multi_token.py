@@ -5,12 +5,13 @@ Shape suffixes: B rows, L tokens of a row, D model width.
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from model.network import BoundNetwork
+from model.ranges import POSITIVE, Range
 from model.tower import Tower
 from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Objective, refuse_bidirectional
 from objectives.causal_lm import successors
@@ -51,18 +52,12 @@ class MultiToken(Objective, Claims):
       Gloeckle et al., Better & Faster Large Language Models via Multi-token Prediction, arXiv 2404.19737, section 2.
     """
 
-    ahead: int = 2
+    ahead: Annotated[int, Range(least=2)] = 2
     """How many successors each position predicts (n)."""
-    ahead_weight: float = 1.0
+    ahead_weight: Annotated[float, POSITIVE] = 1.0
     """Factor of every term but the first; the paper weighs all alike."""
 
     family: ClassVar[Family] = "decoder"
-
-    def __post_init__(self) -> None:
-        if self.ahead < 2 or self.ahead_weight <= 0:
-            raise ValueError(
-                f"ahead {self.ahead} must be at least 2 and ahead_weight {self.ahead_weight} positive; use causal_lm else"
-            )
 
     def _names(self) -> list[str]:
         return [f"ahead_{k}" for k in range(2, self.ahead + 1)]

@@ -6,7 +6,7 @@ vocabulary.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 
 from model.heads import MaskedLMHead
 from model.network import BoundNetwork
+from model.ranges import COUNT, POSITIVE, Range
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective
 from objectives.claims import Claims
 from objectives.pairs import PairLengths, RowBuilder, draw_document
@@ -69,29 +70,24 @@ class NeighbourWords(Objective, RowMaker, Claims):
       2.3; down-weighting: Mikolov et al., arXiv 1310.4546, equation 5.
     """
 
-    segments_per_document: int = 2
+    segments_per_document: Annotated[int, Range(least=2)] = 2
     """Segments cut from one document for one row; each predicts the words of all others."""
-    shortest_document: int = 64
+    shortest_document: Annotated[int, COUNT] = 64
     """Least tokens taken from one document, special tokens included."""
-    longest_document: int = 128
+    longest_document: Annotated[int, COUNT] = 128
     """Most tokens taken from one document, special tokens included."""
     pooling: Pooling = "mean"
     """What stands for a segment: the mean of its tokens or its first token."""
-    subsample: float = 1e-4
+    subsample: Annotated[float, POSITIVE] = 1e-4
     """t above: words more frequent than this weigh less (1e-4 and 1e-5 were equal within noise)."""
 
     def __post_init__(self) -> None:
-        if self.segments_per_document < 2:
-            raise ValueError(
-                f"segments_per_document {self.segments_per_document} is below 2: nothing to predict"
-            )
+        super().__post_init__()
         least = (SPECIALS + 1) * self.segments_per_document
         if self.shortest_document < least:
             raise ValueError(
                 f"shortest_document {self.shortest_document} is below {least}, one token per segment"
             )
-        if self.subsample <= 0:
-            raise ValueError(f"subsample {self.subsample} is not positive")
 
     def _lengths(self) -> PairLengths:
         return PairLengths(

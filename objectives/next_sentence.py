@@ -6,7 +6,7 @@ Shape suffixes: B rows, L tokens of a row, G pairs of a row (index 0 is segment 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
+from model.ranges import COUNT
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
 from objectives.claims import Claims, HostCounts
 from objectives.cross_entropy import cross_entropy_of_logits
@@ -74,12 +75,13 @@ class NextSentence(Objective, RowMaker, Claims):
     head: ClassVar[str] = "next_sentence"
     """Name of the two-class head."""
 
-    shortest_pair: int = 32
+    shortest_pair: Annotated[int, COUNT] = 32
     """Least length of a pair, its three special tokens included; times data.max_segments it must reach data.length."""
-    longest_pair: int = 128
+    longest_pair: Annotated[int, COUNT] = 128
     """Greatest length of a pair; pairs are shorter where documents are."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shortest_pair < SPECIALS + 2:
             raise ValueError(
                 f"shortest_pair {self.shortest_pair} leaves no room beside {SPECIALS} special tokens"

@@ -6,13 +6,15 @@ V vocabulary.
 
 import dataclasses
 import math
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from model.heads import Discriminator
 from model.network import BoundNetwork
+from model.ranges import COUNT, POSITIVE
 from model.tower import Generator, narrowed_config
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
 from objectives.claims import Claims, DeviceCounts
@@ -71,16 +73,17 @@ class ReplacedTokenDetection(Objective, Claims):
       width); google-research/electra for the weight 50 and the generator's transform.
     """
 
-    generator_heads: int
+    generator_heads: Annotated[int, COUNT]
     """Attention heads of the generator, whose widths are in proportion; ELECTRA: a quarter to a half of the backbone's."""
     masking: Masking = Masking(mask_share=1.0, random_share=0.0)
     """What is masked; every chosen token is replaced by the mask."""
-    discriminator_weight: float = 50.0
+    discriminator_weight: Annotated[float, POSITIVE] = 50.0
     """Factor of the discriminator's loss (lambda)."""
 
+    metric_modes = MappingProxyType({name: "max" for name in ("generator_accuracy", "accuracy", "recall")})
+
     def __post_init__(self) -> None:
-        if self.discriminator_weight <= 0:
-            raise ValueError(f"discriminator_weight {self.discriminator_weight} must be positive")
+        super().__post_init__()
         if self.masking.mask_share < 1:
             raise ValueError(
                 f"masking.mask_share {self.masking.mask_share}: the generator reads masks only, set it to 1"

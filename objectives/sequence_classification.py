@@ -5,13 +5,14 @@ Shape suffixes: B rows, L tokens of a row, G packed segments of a row, D model w
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
+from model.ranges import Range
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
 from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy_of_logits
@@ -54,14 +55,10 @@ class SequenceClassification(Objective, Claims):
       Pre-Training (2018), section 3.2, for the last token.
     """
 
-    classes: int
+    classes: Annotated[int, Range(least=2)]
     """Number of labels."""
     pooling: Pooling = "cls"
     """What stands for the segment: its first token through the pooler, the mean of its tokens, or its last token."""
-
-    def __post_init__(self) -> None:
-        if self.classes < 2:
-            raise ValueError(f"classes {self.classes} is below 2")
 
     def heads(self, config: Any) -> Heads:
         """The pooler carries the name that next-sentence pretraining gave it, so a hand-off may keep it."""

@@ -5,13 +5,14 @@ D model width.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from model.heads import Pooler
 from model.network import BoundNetwork
+from model.ranges import POSITIVE
 from objectives.base import Batch, Heads, LossOut, Objective, refuse_causal
 from objectives.segments import Pooling, membership, pool
 
@@ -52,14 +53,10 @@ class SimCSE(Objective):
 
     additive: ClassVar[bool] = False
 
-    temperature: float = 0.05
+    temperature: Annotated[float, POSITIVE] = 0.05
     """What cosines are divided by."""
     pooling: Pooling = "cls"
     """What stands for a segment: its first token or the mean of its tokens."""
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} must be positive")
 
     def heads(self, config: Any) -> Heads:
         return (("pooler", Pooler(config)),)

@@ -6,13 +6,14 @@ Shape suffixes: B rows, S tokens of the inputs' row, L tokens of the targets' ro
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from model.network import BoundNetwork
+from model.ranges import COUNT
 from objectives.base import Batch, Family, LossOut, Objective
 from objectives.claims import Claims, HostCounts
 from objectives.cross_entropy import cross_entropy
@@ -62,7 +63,7 @@ class SpanCorruption(Objective, RowMaker, Claims):
 
     family: ClassVar[Family] = "encoder_decoder"
 
-    sentinels: int = 100
+    sentinels: Annotated[int, COUNT] = 100
     """How many there are; a stretch must not have more spans."""
     noise: Noise = Noise()
     """How much is dropped."""

@@ -6,9 +6,11 @@ All counts are functions of the length alone: only where the spans lie is random
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import numpy as np
 
+from model.ranges import Range, check_ranges
 from objectives.claims import HostCounts
 from objectives.pairs import is_of_a_document, never
 from objectives.rows import Documents, RowShape
@@ -18,16 +20,13 @@ from objectives.rows import Documents, RowShape
 class Noise:
     """How much of a text is dropped, and in how many spans."""
 
-    density: float = 0.15
+    density: Annotated[float, Range(above=0, below=1)] = 0.15
     """Share of the tokens that is dropped."""
-    mean_span: float = 3.0
+    mean_span: Annotated[float, Range(least=1)] = 3.0
     """Mean length of a dropped span."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.density < 1 or self.mean_span < 1:
-            raise ValueError(
-                f"density {self.density} must lie in (0, 1) and mean_span {self.mean_span} not be below 1"
-            )
+        check_ranges(self)
 
     def counts(self, length: int) -> tuple[int, int]:
         """(dropped tokens, spans) of a text of at least two tokens.

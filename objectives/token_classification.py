@@ -5,13 +5,14 @@ Shape suffixes: B rows, L tokens of a row, D model width, C classes.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from model.heads import Classifier, Pooler
 from model.network import BoundNetwork
+from model.ranges import Range
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective
 from objectives.claims import Claims
 from objectives.cross_entropy import cross_entropy_of_logits
@@ -51,12 +52,8 @@ class TokenClassification(Objective, Claims):
       Devlin et al., BERT, arXiv 1810.04805, section 5.3 (first sub-token of each word).
     """
 
-    classes: int
+    classes: Annotated[int, Range(least=2)]
     """Number of labels."""
-
-    def __post_init__(self) -> None:
-        if self.classes < 2:
-            raise ValueError(f"classes {self.classes} is below 2")
 
     def heads(self, config: Any) -> Heads:
         """A linear map from each hidden state; ModernBERT's go through its pooler before."""

@@ -1,7 +1,9 @@
 """UL2's mixture of denoisers for encoder-decoders."""
 
 import dataclasses
+from typing import Annotated
 
+from model.ranges import COUNT
 from objectives.span_corruption import SpanCorruption
 from objectives.spans import Noise, sentinel_ids
 
@@ -40,7 +42,7 @@ class UL2(SpanCorruption):
       Tay et al., UL2, arXiv 2205.05131, section 3.1 and table 1.
     """
 
-    targets_row: int = 512
+    targets_row: Annotated[int, COUNT] = 512
     """Tokens of the targets' row (L)."""
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 
 from model.network import BoundNetwork
-from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Objective, Scored
+from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Mode, Objective, Scored
 from objectives.claims import Claims, DeviceCounts, HostCounts
 from objectives.rows import Documents, Row, RowMaker
 
@@ -52,6 +52,11 @@ class Wrapper(Objective, Claims, abc.ABC):
     def family(self) -> Family:  # type: ignore[override]
         """That of all inside."""
         return self.inner()[0][1].family
+
+    @property
+    def metric_modes(self) -> Mapping[str, Mode]:  # type: ignore[override]
+        """Those of all inside, by the names that their metrics have here."""
+        return self.join((name, part.metric_modes) for name, part in self.inner())
 
     def row_maker(self) -> RowMaker | None:
         makers = (part.row_maker() for _, part in self.inner())

@@ -131,9 +131,12 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it():
         (lambda: Distillation(base=mixture.example()), "base Mixture cannot be distilled"),
         (
             lambda: Distillation(base=causal_lm.example(), temperature=0.0),
-            "temperature 0.0 must be positive",
+            "temperature must be above 0, got 0.0",
         ),
-        (lambda: Distillation(base=causal_lm.example(), soft=0.0), r"soft 0.0 lie in \(0, 1\]"),
+        (
+            lambda: Distillation(base=causal_lm.example(), soft=0.0),
+            "soft must be above 0 and at most 1, got 0.0",
+        ),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(make, message):

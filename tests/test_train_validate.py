@@ -79,9 +79,9 @@ class WithCompanion(MaskedLM):
             lambda: Optimizer(schedule="wsd", warmup=0.9, decay=0.2),
             "warmup 0.9 and optimizer.decay 0.2",
         ),
-        (lambda: Optimizer(clip_norm=-1.0), "clip_norm -1.0 .* must not be negative"),
+        (lambda: Optimizer(clip_norm=-1.0), "optimizer.clip_norm must be at least 0, got -1.0"),
         (lambda: Mesh(fsdp=0).check(), "fsdp=0 .* has an axis below 1"),
-        (lambda: TextData(eval_rows=0), "data.eval_rows 0 must be at least 1"),
+        (lambda: TextData(eval_rows=0), "data.eval_rows must be at least 1, got 0"),
         (
             lambda: check_companions(WithCompanion(), ()),
             r"WithCompanion reads .* \['reference'\], but companions names \[\]: .* --companions reference RUN",

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from train.build import build
-from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code
+from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code, take_first
 from train.experiment import Experiment
 from train.loop import Result, run
 from train.workdir import claim
@@ -31,10 +31,10 @@ def pretrain(
 def main(arguments: Sequence[str]) -> None:
     """Parse, then pretrain."""
     code, arguments = split_code(arguments)
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train CONFIG.py --workdir W [--code FILE] [--help | overrides]")
-    config = load_config(arguments[0], Experiment)
-    experiment, workdir = parse(config, arguments[1:], f"python -m train {arguments[0]} [--code FILE]")
+    usage = "python -m train CONFIG.py --workdir W [--code FILE] [--help | overrides]"
+    file, overrides = take_first(arguments, usage, __doc__)
+    config = load_config(file, Experiment)
+    experiment, workdir = parse(config, overrides, f"python -m train {file} [--code FILE]")
     multi_host()
     result = pretrain(experiment, workdir, code=code)
     state = "stopped by SIGTERM at" if result.preempted else "finished at"

@@ -4,28 +4,26 @@ This is where the rooms meet: the objective is told its rows, the data makes the
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from data.stream import EvalBatches, Stream
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig, TransformerConfig
 from model.network import Network, Params
 from objectives.base import Objective
-from train.adapter import FULL, Adapter
+from train.adapter import FULL
 from train.companions import Companion, check_companions, check_tokenizers, open_companions
 from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
 from train.inputs import INPUTS, init_input
-from train.launch import HostBatch
 from train.loop import Parts
 from train.passport import Passport, hand_off
 from train.restore import Source, open_run
 from train.state import run_keys
+from train.watched import check_evaluations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         for name, own in feed.evaluation.items()
     }
     network = network_of(model, objective, companions)
-    check_evaluations(experiment, network, objective, FULL, eval_sets)
+    experiment = check_evaluations(experiment, network, objective, FULL, eval_sets)
     initial, passport = _initial(experiment, network, feed, source)
     parts = Parts(
         network=network,
@@ -188,27 +186,3 @@ def check_run(run: Run, objective: Objective) -> None:
             f"{type(objective).__name__} is no sum over examples (additive = False), so its batch cannot be split into "
             f"{parts} parts ({run.launcher.shards} devices x {run.microbatches} microbatches): use one of each"
         )
-
-
-def check_evaluations(
-    run: Run,
-    network: Network,
-    objective: Objective,
-    adapter: Adapter,
-    eval_sets: Mapping[str, Sequence[HostBatch]],
-) -> None:
-    """Trace, without compiling, what would else fail at the first evaluation; `best` must be among what it gives."""
-    key = jax.random.key(0)
-    params = jax.eval_shape(network.init, key)
-    trainable, frozen = jax.eval_shape(adapter.split, params, key)
-    companions = {name: jax.eval_shape(other.init, key) for name, other in network.companions}
-
-    def score(trainable: Any, frozen: Any, companions: Any, batch: Any) -> Any:
-        bound = network.bind(adapter.merge(trainable, frozen), companions=companions)
-        return objective(bound, batch, key)
-
-    # One trace names what every set gives: the objective is the same.
-    out = jax.eval_shape(score, trainable, frozen, companions, dict(next(iter(eval_sets.values()))[0]))
-    known = sorted(f"{name}/{k}" for name in eval_sets for k in {**out.terms, **out.metrics})
-    if run.best and run.best not in known:
-        raise ValueError(f"best is {run.best!r}, but evaluations give {', '.join(known)}")

@@ -11,7 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,11 @@ from rich.table import Table
 from tqdm import tqdm
 
 from model.network import Network
+from model.ranges import COUNT
 from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build, check_run
-from train.cli import load_config, one_line_errors, parse_with
+from train.cli import load_config, one_line_errors, parse_with, take_first
 from train.companions import place_companions
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
@@ -44,11 +45,11 @@ Kind = Literal["pmap", "data", "fsdp", "tensor"]
 class Compared:
     """What is compared with one device and one microbatch."""
 
-    steps: int = 20
+    steps: Annotated[int, COUNT] = 20
     """Steps whose losses are compared."""
     launchers: tuple[Kind, ...] = ("pmap", "data", "fsdp", "tensor")
     """Pmap, and meshes that split the rows, the parameters too, or those over two axes; as far as the devices allow."""
-    microbatches: tuple[int, ...] = (1, 2, 4)
+    microbatches: Annotated[tuple[int, ...], COUNT] = (1, 2, 4)
     """Parts of a batch; those into which it cannot be divided are left out."""
 
 
@@ -216,15 +217,16 @@ def table(rows: Sequence[Row], title: str) -> Table:
 
 def main(arguments: Sequence[str]) -> None:
     """`CONFIG [--compared.steps N] [--compared.launchers ...] [--compared.microbatches ...] [overrides]`."""
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train.certificate CONFIG.py [--help | overrides]")
+    file, overrides = take_first(
+        arguments, "python -m train.certificate CONFIG.py [--help | overrides]", __doc__
+    )
     if jax.default_backend() == "cpu" and jax.device_count() < 8:
         raise ValueError(
             "on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=8 and NPROC=32 to simulate 8 devices"
         )
     own = ("compared", Compared, Compared(), "What is compared.")
-    program = f"python -m train.certificate {arguments[0]}"
-    experiment, compared = parse_with(load_config(arguments[0], Experiment), arguments[1:], program, own)
+    program = f"python -m train.certificate {file}"
+    experiment, compared = parse_with(load_config(file, Experiment), overrides, program, own)
     splits = [m for m in compared.microbatches if experiment.batch_size % (m * jax.device_count()) == 0]
     if not splits:
         raise ValueError(
@@ -247,7 +249,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     total = (1 + len(ways)) * len(splits) - (1 in splits)
     rows = list(tqdm(found, total=total, desc="certificate", unit="row", dynamic_ncols=True))
-    Console().print(table(rows, f"{arguments[0]}: {compared.steps} steps against one device"))
+    Console().print(table(rows, f"{file}: {compared.steps} steps against one device"))
     if not all(row.agrees for row in rows):
         raise ValueError(f"differences above {TOLERANCE}: the launchers do not give the same numbers")
 

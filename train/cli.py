@@ -4,10 +4,14 @@ What tyro parses becomes the typed values of a run; what a user can mend becomes
 """
 
 import argparse
+import contextlib
 import dataclasses
+import difflib
 import functools
-import importlib.util
+import importlib
 import inspect
+import io
+import itertools
 import operator
 import os
 import pkgutil
@@ -21,6 +25,10 @@ from typing import Annotated, Any, TypeVar
 import jax
 import tyro
 from rich.console import Console
+
+from data.paths import NoPath, local_path, path_options
+from model.ranges import check_ranges
+from objectives.own_file import call, load_file
 
 T = TypeVar("T")
 
@@ -38,24 +46,18 @@ class Preempted(Exception):
 
 
 def load_config(path: str, kind: type[T]) -> T:
-    """The value of `config()` in an experiment file.
+    """The value of `config()` in an experiment file, which may import what lies beside it.
 
     Raises:
-      ValueError: there is no such file, it defines no `config()`, or one of another kind.
+      ValueError: there is no such file, it cannot be run, it defines no `config()`, or one of another kind.
     """
-    file = Path(path)
+    file = local_path(path)
     if not file.is_file():
-        near = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise ValueError(f"no experiment file {path}" + (f"; there are {', '.join(near)}" if near else ""))
-    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # As for every import: a run keeps the text of a class's module, which is looked up here.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+        raise ValueError(f"no experiment file {path}{_nearest(path)}")
+    module = load_file(file, f"experiment_{file.stem}")
     if not hasattr(module, "config"):
-        raise ValueError(f"{path} defines no config() -> Experiment")
-    value = module.config()
+        raise ValueError(f"{path} defines no config() -> {kind.__name__}")
+    value = call(module, "config", file)
     if not isinstance(value, kind):
         found = type(value).__name__
         remedy = f": use {PROGRAMS[found]}" if found in PROGRAMS else ""
@@ -63,12 +65,48 @@ def load_config(path: str, kind: type[T]) -> T:
     return value
 
 
+def _nearest(path: str) -> str:
+    """The experiment files here that are spelt most like the path, for an error."""
+    names = {Path(file).stem: file for file in _configs()}
+    near = difflib.get_close_matches(Path(path).stem, names, n=3, cutoff=0.0)
+    return f"; there are {', '.join(names[name] for name in near)}" if near else ""
+
+
+def _configs() -> list[str]:
+    return sorted(str(file) for file in Path("configs").glob("*.py"))
+
+
+def take_first(arguments: Sequence[str], usage: str, about: str | None) -> tuple[str, list[str]]:
+    """What a program is about, a file or a run, which stands before its options; and those.
+
+    Args:
+      arguments: the command line.
+      usage: how the program is called.
+      about: what it does, for `--help` before there is anything whose fields could be listed.
+
+    Raises:
+      ValueError: nothing is named.
+      SystemExit: help was asked for, and printed.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0], list(arguments[1:])
+    if set(arguments) & {"-h", "--help"}:
+        lines = [f"usage: {usage}", "", (about or "").strip()]
+        if "CONFIG" in usage:
+            files = _configs()
+            lines += ["", "CONFIG.py --help lists every field."]
+            lines += [f"There are {', '.join(files)}."] if files else []
+        print("\n".join(lines))
+        raise SystemExit(0)
+    raise ValueError(f"usage: {usage}")
+
+
 def split_code(arguments: Sequence[str]) -> tuple[tuple[Path, ...], list[str]]:
     """Files named by `--code FILE` (repeatable), and the other arguments, whose defaults may come from the run."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--code", type=Path, action="append", default=[])
+    parser.add_argument("--code", action="append", default=[])
     found, others = parser.parse_known_args(list(arguments))
-    return tuple(found.code), others
+    return tuple(map(local_path, found.code)), others
 
 
 def parse(experiment: T, arguments: Sequence[str], program: str) -> tuple[T, Path]:
@@ -87,14 +125,82 @@ def parse_with(
         ("experiment", Annotated[type(experiment), tyro.conf.arg(name="")]),
     ]
     kind: Any = dataclasses.make_dataclass("Arguments", fields, frozen=True)
-    parsed = tyro.cli(
-        kind,
-        prog=program,
-        args=list(arguments),
-        default=kind(**{name: default, "experiment": experiment}),
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    parsed = _parsed(kind, program, arguments, kind(**{name: default, "experiment": experiment}))
+    check_ranges(parsed.experiment)
+    if dataclasses.is_dataclass(own_type):
+        check_ranges(getattr(parsed, name), f"{name}.")
     return parsed.experiment, getattr(parsed, name)
+
+
+def command_line(
+    kind: Any,
+    program: str,
+    arguments: Sequence[str],
+    default: Any = tyro.MISSING_NONPROP,
+    *,
+    about: str = "",
+    switches: bool = False,
+) -> Any:
+    """The options of a program as a dataclass: paths expanded, every number in its range.
+
+    Args:
+      kind: the dataclass, or a union of several with a subcommand each.
+      program: how it is called.
+      arguments: the command line.
+      default: what its fields are by default; else what their declarations say.
+      about: what the program does; else what the dataclass says of itself.
+      switches: whether --x and --no-x set a field that is True or False, instead of --x True.
+
+    Raises:
+      ValueError: a value cannot be; in one line.
+      SystemExit: an option is unknown or missing, or help was asked for; what there is to say has been printed.
+    """
+    parsed = _parsed(kind, program, arguments, default, about, switches)
+    check_ranges(parsed)
+    return parsed
+
+
+def _parsed(
+    kind: Any,
+    program: str,
+    arguments: Sequence[str],
+    default: Any,
+    about: str = "",
+    switches: bool = False,
+) -> Any:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = tyro.cli(
+                kind,
+                prog=program,
+                description=about or None,
+                args=list(arguments),
+                default=default,
+                config=() if switches else (tyro.conf.FlagConversionOff,),
+                registry=path_options(),
+            )
+    except SystemExit:
+        if "Value error" in said.getvalue().partition("\n")[0]:
+            raise ValueError(_unboxed(said.getvalue())) from None
+        sys.stderr.write(said.getvalue())
+        raise
+    except NoPath as error:
+        raise ValueError(str(error)) from error
+    sys.stderr.write(said.getvalue())
+    return parsed
+
+
+def _unboxed(box: str) -> str:
+    """The words of tyro's box, up to its first rule, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    said = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+    inside = re.match(r"Error parsing ([^-].*?): (.*)", said)
+    if inside is None:
+        return said.removeprefix("Error parsing ")
+    where, words = inside[1].removeprefix("experiment").removeprefix("."), inside[2]
+    # Most dataclasses name the place of their fields themselves.
+    return words if where in words else f"{where}: {words}"
 
 
 def choices(base: type[Any], package: ModuleType) -> Any:

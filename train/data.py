@@ -6,11 +6,12 @@ Text is one kind (train/text.py). Another kind is one frozen dataclass in a file
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from data.stream import Rows
 from data.tokenizer import Tokenizer
 from model.network import Network, Params
+from model.ranges import COUNT
 from objectives.rows import RowShape
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Feed:
 class Data(abc.ABC):
     """Base of all kinds of data."""
 
-    eval_rows: int = 512
+    eval_rows: Annotated[int, COUNT] = 512
     """Held-out rows scored at each evaluation."""
 
     def check(self, experiment: "Experiment") -> None:

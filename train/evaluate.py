@@ -10,11 +10,10 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -22,10 +21,11 @@ from tqdm import tqdm
 from data.prepare import TOKENIZER_FILE
 from data.stream import EvalBatches, Rows
 from model.network import Network
+from model.ranges import COUNT
 from objectives.views import Reading, choose
 from train.adapter import FULL
 from train.build import check_run, network_of
-from train.cli import multi_host, one_line_errors, split_code
+from train.cli import command_line, multi_host, one_line_errors, split_code, take_first
 from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
@@ -47,12 +47,8 @@ class EvalData:
     """Globs of .txt or .jsonl files (plain or .gz), or TFDS names, to read whole; empty takes what the run held out."""
     column: str = ""
     """Where the text is in .jsonl files and TFDS data sets; empty takes the run's own column."""
-    rows: int
+    rows: Annotated[int, COUNT]
     """Rows that are scored at most, spread evenly over all."""
-
-    def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"data.rows must be at least 1, got {self.rows}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +59,7 @@ class Evaluation:
     """objective, bits_per_byte, per_position, pseudo_log_likelihood; empty takes all that apply but the last, which encodes
     each row once for every token of its longest text."""
     data: EvalData
-    batch_size: int
+    batch_size: Annotated[int, COUNT]
     """Rows computed at once, over all devices."""
     launcher: Launcher = Mesh()
     """Pmap (replicated) or Mesh (sharded); the run may have had another."""
@@ -176,17 +172,14 @@ def _encoded(number: Reading) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> None:
     """Parse with the run's own values as defaults, look, print, write."""
     code, arguments = split_code(arguments)
-    if not arguments or arguments[0].startswith("-"):
-        raise ValueError("usage: python -m train.evaluate RUN [--code FILE] [--help | options]")
-    multi_host()
-    source = open_run(arguments[0], code)
-    evaluation = tyro.cli(
-        Evaluation,
-        prog=f"python -m train.evaluate {arguments[0]} [--code FILE]",
-        args=arguments[1:],
-        default=defaults(source),
-        config=(tyro.conf.FlagConversionOff,),
+    usage = "python -m train.evaluate RUN [--code FILE] [--help | options]"
+    run, options = take_first(
+        arguments, usage, f"{__doc__}\nRUN --help lists the options, with the run's own values."
     )
+    multi_host()
+    source = open_run(run, code)
+    program = f"python -m train.evaluate {run} [--code FILE]"
+    evaluation: Evaluation = command_line(Evaluation, program, options, defaults(source))
     by_set = look(source, evaluation)
     if jax.process_index() > 0:
         return

@@ -4,9 +4,10 @@ Cross-field mistakes are refused here, with both values, before any array exists
 """
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from model.config import ModelConfig
+from model.ranges import COUNT, NOT_NEGATIVE, SEED, STEPS, check_ranges
 from objectives.base import Objective
 from train.data import Data
 from train.launch import Launcher, Pmap
@@ -20,28 +21,29 @@ INIT = "init"
 class Run:
     """How long, how often and on what: what pretraining and fine-tuning have in common."""
 
-    steps: int
+    steps: Annotated[int, STEPS]
     """Updates in the whole run."""
-    batch_size: int
+    batch_size: Annotated[int, COUNT]
     """Rows per update, over all devices."""
-    microbatches: int = 1
+    microbatches: Annotated[int, COUNT] = 1
     """Parts in which each batch is computed, to save memory; the numbers do not change."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seeds parameters, data order, corruption and dropout."""
     optimizer: Optimizer = Optimizer()
     launcher: Launcher = Pmap()
     """Pmap (replicated) or Mesh (sharded)."""
-    log_every: int = 50
-    eval_every: int = 500
+    log_every: Annotated[int, COUNT] = 50
+    eval_every: Annotated[int, COUNT] = 500
     """Steps between evaluations; one more comes at the end."""
-    save_every: int = 500
+    save_every: Annotated[int, COUNT] = 500
     """Steps between checkpoints; one more comes at the end."""
-    keep: int = 2
+    keep: Annotated[int, COUNT] = 2
     """Newest checkpoints that stay."""
     best: str = ""
     """Evaluation metric whose best checkpoint is kept under best/, such as eval/accuracy; empty for none."""
-    best_mode: Literal["max", "min"] = "max"
-    patience: int = 0
+    best_mode: Literal["own", "max", "min"] = "own"
+    """Whether more or less of it is better: its own is known of every term, and of the metrics that the objective names."""
+    patience: Annotated[int, NOT_NEGATIVE] = 0
     """Evaluations without a better `best` after which the run ends; 0 never ends early."""
     init: str = ""
     """The run folder to start from, or one checkpoint of it (RUN/checkpoints/STEP)."""
@@ -50,9 +52,7 @@ class Run:
     init stands for the run that this one starts from."""
 
     def __post_init__(self) -> None:
-        for field in ("batch_size", "microbatches", "log_every", "eval_every", "save_every", "keep"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        check_ranges(self)
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"batch_size {self.batch_size} is not divisible by microbatches {self.microbatches}"
@@ -65,6 +65,13 @@ class Run:
             raise ValueError(
                 f"patience is {self.patience} but best is empty: name the evaluation metric to watch"
             )
+
+    @property
+    def sign(self) -> int:
+        """1 where more of `best` is better, -1 where less is; ValueError where that was left to the metric."""
+        if self.best_mode == "own":
+            raise ValueError(f"whether more of {self.best} is better is not settled yet: build the run first")
+        return 1 if self.best_mode == "max" else -1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +88,6 @@ class Experiment(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.table == "semantic" and self.init:
             raise ValueError(
                 f"table is 'semantic', but the token table comes from init {self.init}: set --table random"

@@ -7,7 +7,7 @@ loop and checkpoints see the canonical state (no device axis, global arrays).
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+from model.ranges import COUNT, Range
 from train.tree import path_names
 
 Tree = Any
@@ -119,11 +120,11 @@ class Pmap:
 class Mesh:
     """`jax.jit` over a device mesh: data, fully sharded data (fsdp) and tensor parallelism."""
 
-    data: int = -1
+    data: Annotated[int, Range(least=1, also=-1)] = -1
     """Devices along the data axis; -1 takes all that the other axes leave."""
-    fsdp: int = 1
+    fsdp: Annotated[int, COUNT] = 1
     """Devices over which parameters and optimizer state are sharded; rows of a batch are split over them too."""
-    tensor: int = 1
+    tensor: Annotated[int, COUNT] = 1
     """Devices over which heads, mlp width and vocabulary are split."""
 
     @property

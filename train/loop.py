@@ -28,6 +28,7 @@ from model.network import Network
 from objectives.base import Objective
 from train import metrics
 from train.adapter import FULL, Adapter, Params
+from train.bar import progress_bar, say_compiling, start_clock
 from train.checkpoint import Checkpoints
 from train.companions import place_companions
 from train.experiment import Run
@@ -232,16 +233,18 @@ class _Loop:
         # A run that ended early is as finished as one that took every step: starting it again must not move its best.
         finished = start >= settings.steps or self._out_of_patience()
         step, batches = start, () if finished else self._batches(start)
-        with self._bar(start) as bar, ReadAhead(batches) as ahead:
+        with progress_bar(self.label, settings.steps, start) as bar, ReadAhead(batches) as ahead:
             window = _Window({}, 0, time.perf_counter(), 0.0)
             while not finished:
                 batch = launcher.put(next(ahead))
                 if step == start:
+                    say_compiling(bar)
                     self._count_flops(state, batch)
                     with jax.transfer_guard("allow"):
                         state, sums = self.programs.train(state, batch, self.rng)
                     jax.block_until_ready(sums)
                     # Compilation is not training time.
+                    start_clock(bar)
                     window = _Window({}, 0, time.perf_counter(), ahead.waited)
                 else:
                     with jax.transfer_guard("disallow"):
@@ -276,16 +279,6 @@ class _Loop:
         """This process's rows of every batch that is left."""
         rows = self.launcher.local_rows(self.settings.batch_size)
         return (self.parts.stream.batch(step, rows) for step in range(start, self.settings.steps))
-
-    def _bar(self, start: int) -> "tqdm[Any]":
-        return tqdm(
-            total=self.settings.steps,
-            initial=start,
-            desc=self.label,
-            unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 20,
-            disable=jax.process_index() > 0,
-        )
 
     def _stops(self, step: int) -> bool:
         """Whether to stop after this step; hosts get SIGTERM at different steps, so they agree on one when they log."""
@@ -345,7 +338,7 @@ class _Loop:
             return False
         if watched not in values:
             raise ValueError(f"best={watched!r} is not among the evaluated metrics {sorted(values)}")
-        sign = 1 if self.settings.best_mode == "max" else -1
+        sign = self.settings.sign
         # A value that is not a number is never better.
         best = -np.inf if progress.best_value is None else sign * progress.best_value
         if sign * values[watched] > best:

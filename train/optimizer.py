@@ -6,12 +6,13 @@ by the paths and shapes of parameters.
 
 import dataclasses
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from model.ranges import NOT_NEGATIVE, POSITIVE, SHARE, Range, check_ranges
 from train.tree import is_embedding, path_names
 
 Params = Any
@@ -30,40 +31,33 @@ class Optimizer:
     """What turns gradients into updates."""
 
     name: Literal["adamw", "lamb", "lion", "adafactor", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, POSITIVE] = 1e-3
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "linear"
     """After warm-up: linear or cosine to `final_fraction`; wsd holds, then falls linearly over the last `decay` part."""
-    warmup: float = 0.06
+    warmup: Annotated[float, SHARE] = 0.06
     """Share of all steps spent warming up from 0."""
-    decay: float = 0.2
+    decay: Annotated[float, SHARE] = 0.2
     """Share of all steps in which a wsd schedule falls."""
-    final_fraction: float = 0.0
+    final_fraction: Annotated[float, SHARE] = 0.0
     """Last learning rate as a share of the peak."""
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    b1: Annotated[float, Range(least=0, below=1)] = 0.9
+    b2: Annotated[float, Range(least=0, below=1)] = 0.98
+    eps: Annotated[float, POSITIVE] = 1e-8
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.01
+    clip_norm: Annotated[float, NOT_NEGATIVE] = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Learning rate of depth d is multiplied by layer_decay ** (depth of the head - d) (Clark et al. 2020, ELECTRA)."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        check_ranges(self, "optimizer.")
         together = self.warmup + (self.decay if self.schedule == "wsd" else 0)
-        if not 0 <= self.warmup <= 1 or not 0 <= self.decay <= 1 or together > 1:
+        if together > 1:
             raise ValueError(
-                f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are shares of all steps: each in "
-                "[0, 1], for schedule wsd together at most 1"
+                f"optimizer.warmup {self.warmup} and optimizer.decay {self.decay} are shares of all steps: for schedule "
+                "wsd together at most 1"
             )
-        if self.clip_norm < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"optimizer.clip_norm {self.clip_norm} and optimizer.weight_decay {self.weight_decay} must not be negative"
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"optimizer.layer_decay must be in (0, 1], got {self.layer_decay}")
 
     def rate(self, steps: int) -> optax.Schedule:
         """The learning rate as a function of the step, for a run of `steps` steps."""

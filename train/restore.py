@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data.paths import local_path
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import ModelConfig, TextConfig
@@ -26,6 +27,8 @@ from train.describe import decode, read_json
 from train.migrations import migrate
 from train.own_code import OwnCode
 
+PUBLISHED = {"model_type", "architectures"}
+"""Keys of the config.json of a published checkpoint, none of which a run's has."""
 log = logging.getLogger(__name__)
 
 
@@ -129,7 +132,7 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
       FileNotFoundError: there is no such folder, or nothing was saved in it.
       ValueError: what is there is damaged, or was written by another version.
     """
-    path = Path(run).expanduser()
+    path = local_path(run)
     if not path.is_dir():
         raise FileNotFoundError(f"no run folder at {path}")
     explicit = path.name.isdigit() and path.parent.name in ("checkpoints", "best")
@@ -137,10 +140,10 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
     stored = read_json(folder / "config.json")
-    if isinstance(stored, dict) and "model_type" in stored and "model" not in stored:
+    if isinstance(stored, dict) and "model" not in stored and PUBLISHED & stored.keys():
         raise ValueError(
-            f"{folder} is a published checkpoint, not a run: make a run of it with python -m finetune.convert import "
-            f"{folder} --to RUN, and name that"
+            f"{folder} is a published checkpoint, no run: make one of it with `python -m finetune.convert import {folder} "
+            "--to RUN`, and name that run"
         )
     description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
     if notices:

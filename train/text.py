@@ -5,19 +5,21 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from data.documents import Documents
 from data.packing import Framing, PackedRows
+from data.paths import local_path
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
 from data.semantics import semantic_table
 from data.stream import MadeRows, Rows, WithLookups
 from data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from model.config import TextConfig
 from model.network import Network, Params
+from model.ranges import COUNT, NOT_NEGATIVE, POSITIVE, Range, check_ranges
 from objectives.base import Objective
 from objectives.rows import RowShape
 from train.data import Data, Feed
@@ -47,39 +49,31 @@ class TextData(Data):
     unless `weights` are given."""
     column: str = "text"
     """Where the text is in .jsonl files and TFDS data sets."""
-    weights: tuple[float, ...] = ()
+    weights: Annotated[tuple[float, ...], POSITIVE] = ()
     """Mix the entries of `files` as corpora of their own, by these weights."""
-    length: int = 128
+    length: Annotated[int, COUNT] = 128
     """Tokens per row."""
-    max_segments: int = 8
+    max_segments: Annotated[int, COUNT] = 8
     """Most documents (or pairs) that share a row."""
     framing: Literal["cls_sep", "bos_eos"] = "cls_sep"
     """Special tokens around each piece of text."""
-    held_out: float = 0.01
+    held_out: Annotated[float, Range(above=0, below=1)] = 0.01
     """Share of documents, chosen by hash, that is kept for evaluation."""
     tokenizer: str = ""
     """A SentencePiece model file, or a run's tokenizer (RUN/tokenizer.model); empty takes that of `init`, or trains one on
     the corpus, of the model's vocabulary size less the ids that are in no text."""
-    sentinels: int = 0
+    sentinels: Annotated[int, NOT_NEGATIVE] = 0
     """At least so many last ids of the model's vocabulary are in no text; those that the objective takes for itself are so
     anyway."""
     lowercase: bool = True
     """Whether a tokenizer trained here folds case."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "data.")
         if self.weights and len(self.weights) != len(self.files):
             raise ValueError(
                 f"data.weights has {len(self.weights)} entries but data.files has {len(self.files)}"
             )
-        if self.length < 1 or self.max_segments < 1 or self.eval_rows < 1:
-            raise ValueError(
-                f"data.length {self.length}, data.max_segments {self.max_segments} and data.eval_rows {self.eval_rows} "
-                "must be at least 1"
-            )
-        if self.sentinels < 0:
-            raise ValueError(f"data.sentinels {self.sentinels} is below 0")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"data.held_out must be between 0 and 1, got {self.held_out}")
 
     def check(self, experiment: Experiment) -> None:
         if experiment.table == "semantic" and self.weights:
@@ -184,7 +178,7 @@ class TextData(Data):
     def _tokenizer_file(self, source: Source | None) -> Path | None:
         """What is there already; None trains one."""
         if self.tokenizer and source is None:
-            return Path(self.tokenizer).expanduser()
+            return local_path(self.tokenizer)
         return None if source is None else source.folder / TOKENIZER_FILE
 
     def _pieces(self, experiment: Experiment) -> int:

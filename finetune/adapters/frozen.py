@@ -4,11 +4,12 @@ Layers are stacked on axis 0 of every leaf below "layers", so freezing some of t
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from model.ranges import Range, check_ranges
 from train.adapter import Adapter, Params
 from train.checkpoint import flat
 from train.tree import is_embedding, nest
@@ -18,12 +19,11 @@ from train.tree import is_embedding, nest
 class Frozen(Adapter):
     """Train the heads, and perhaps the last layers."""
 
-    layers: int = -1
+    layers: Annotated[int, Range(least=0, also=-1)] = -1
     """Freeze embeddings and this many of the first layers; -1 freezes the whole backbone."""
 
     def __post_init__(self) -> None:
-        if self.layers < -1:
-            raise ValueError(f"adapter.layers must be -1 (the whole backbone) or a count, got {self.layers}")
+        check_ranges(self, "adapter.")
 
     def split(self, params: Params, rng: jax.Array) -> tuple[Params, Params]:
         """A stacked leaf of which only the first layers are frozen is cut in two, under the same path."""

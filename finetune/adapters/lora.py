@@ -7,11 +7,12 @@ Letters: I and O input and output size of a matrix, R rank.
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from model.ranges import COUNT, POSITIVE, check_ranges
 from train.adapter import Adapter, Params
 from train.checkpoint import flat
 from train.tree import nest
@@ -31,15 +32,14 @@ class LoRA(Adapter):
     per-token mask would forbid.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Annotated[int, COUNT] = 8
+    alpha: Annotated[float, POSITIVE] = 16.0
     """The addition is scaled by alpha / rank."""
     targets: tuple[str, ...] = (r"attention/query/kernel$", r"attention/value/kernel$")
     """Regular expressions over paths such as backbone/layers/attention/query/kernel."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"adapter.rank must be at least 1, got {self.rank}")
+        check_ranges(self, "adapter.")
         if not self.targets:
             raise ValueError("adapter.targets is empty: name at least one matrix")
         for pattern in self.targets:

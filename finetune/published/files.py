@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data.paths import local_path
 from data.stand_ins import refuse_stand_in
 from finetune.published.flax_files import KERNEL, flax_tensors, tensor_name
 from finetune.published.folders import CONFIG, INDEX, SAFE, WEIGHTS, published_config, weight_files
@@ -39,7 +40,7 @@ class PublishedFiles:
     """An opened folder: its config.json, and its tensors by name."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = local_path(folder)
         self.config = published_config(self.folder)
         self.tensors: dict[str, Stored] = {}
         self._held: dict[str, np.ndarray] = {}
