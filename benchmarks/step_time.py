@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestant import Contestant, Size
-from train.cli import one_line_errors
+from train.cli import run_program
 
 REST = 0.05
 """Seconds between turns, in which the thread pool of the last one falls asleep."""
@@ -296,4 +296,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

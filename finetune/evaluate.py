@@ -1,7 +1,6 @@
 """`python -m finetune.evaluate RUN FILE`: score a fine-tuned run on a labelled file or TFDS split."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ import tyro
 
 from finetune.build import read_records
 from finetune.predict import Model, answer_examples, load
-from train.cli import one_line_errors
+from train.cli import run_program
 from train.restore import Source, open_run
 
 
@@ -58,4 +57,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

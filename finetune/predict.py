@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import operator
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from finetune.tasks.base import Answer, Computed, Example, Learned, Outputs, Tas
 from model.network import Network, Params
 from objectives.base import Objective, SumAndWeight
 from train.build import network_of
-from train.cli import one_line_errors
+from train.cli import run_program
 from train.metrics import add, means
 from train.restore import Source, open_run
 
@@ -166,12 +165,8 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, then answer standard input."""
     parsed = tyro.cli(Arguments, prog="python -m finetune.predict", args=list(arguments))
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    try:
-        answer(parsed, sys.stdin, sys.stdout)
-    except BrokenPipeError:
-        # Whoever read our output (head, say) has had enough; python would complain once more while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    answer(parsed, sys.stdin, sys.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

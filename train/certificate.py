@@ -8,7 +8,6 @@ wherever the true gradient is zero. It must not know what an objective computes.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from model.network import Network
 from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build, check_run
-from train.cli import load_config, one_line_errors, parse_with
+from train.cli import load_config, parse_with, run_program
 from train.companions import place_companions
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
@@ -253,4 +252,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)
