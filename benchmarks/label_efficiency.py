@@ -7,7 +7,6 @@ Resumable: finished runs are read, not repeated. Models and objectives are those
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
 from train.__main__ import pretrain
-from train.cli import Preempted, load_config, one_line_errors, parse, take_first
+from train.cli import Preempted, load_config, parse, run_program, take_first
 from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
@@ -32,7 +31,7 @@ from train.restore import Source, open_run
 
 EVALUATIONS = 15
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
-STOPPED = "{} stopped by SIGTERM at step {}; the same command goes on from there"
+STOPPED = "{} stopped by {} at step {}; the same command goes on from there"
 ARMS = {"pretrained": "restored", "scratch": "fresh"}
 
 
@@ -92,7 +91,7 @@ def run_cell(cell: Cell, workdir: Path, source: Source) -> Outcome:
         cell.experiment(workdir / "pretrain"), folder, source=source, label=str(cell.folder), quiet=True
     )
     if result.preempted:
-        raise Preempted(STOPPED.format(folder, result.step))
+        raise Preempted(STOPPED.format(folder, result.stopped_by, result.step))
     name = f"eval/{cell.task.metric}"
     rows = [row for row in read_rows(folder / "metrics.jsonl") if name in row]
     best = next(row for row in rows if row["step"] == result.best_step)
@@ -142,7 +141,7 @@ def run_study(study: Study, workdir: Path) -> list[dict[str, Any]]:
     claim(study, workdir)
     result = pretrain(study.pretrain, workdir / "pretrain")
     if result.preempted:
-        raise Preempted(STOPPED.format(workdir / "pretrain", result.step))
+        raise Preempted(STOPPED.format(workdir / "pretrain", result.stopped_by, result.step))
     source = open_run(str(workdir / "pretrain"))
     cells = sum(len(t.optimizers) + len(study.seeds) - 1 for t in study.tasks) * len(study.labels) * len(ARMS)
     counter = Counter(cells)
@@ -256,4 +255,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -5,7 +5,6 @@ optimizer on the eval split with the first seed; the test split is scored once p
 not repeated. Models and objectives are those of the config's arms.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.report import spread
 from benchmarks.study import Comparison
 from train.__main__ import pretrain
 from train.build import check_model
-from train.cli import Preempted, load_config, one_line_errors, parse, take_first
+from train.cli import Preempted, load_config, parse, run_program, take_first
 from train.describe import write_json
 from train.metrics import read_rows
 from train.restore import Source, open_run
@@ -46,7 +45,7 @@ def run_comparison(comparison: Comparison, workdir: Path) -> list[Row]:
         folder = workdir / name
         result = pretrain(experiment, folder / "pretrain")
         if result.preempted:
-            raise Preempted(STOPPED.format(folder / "pretrain", result.step))
+            raise Preempted(STOPPED.format(folder / "pretrain", result.stopped_by, result.step))
         source = open_run(str(folder / "pretrain"))
         if name in scratch:
             rows += _arm(comparison, scratch[name], "scratch", folder, source, counter)
@@ -160,4 +159,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

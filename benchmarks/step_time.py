@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.contestant import Contestant, Size
 from model.ranges import COUNT, DROPOUT
-from train.cli import command_line, one_line_errors
+from train.cli import command_line, run_program
 
 REST = 0.05
 """Seconds between turns, in which the thread pool of the last one falls asleep."""
@@ -298,4 +298,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

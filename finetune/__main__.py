@@ -1,6 +1,5 @@
 """`python -m finetune CONFIG --init RUN --workdir W [--code FILE] [overrides]`: fine-tune one run."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.table import Table
 from finetune.build import fine_tune
 from finetune.evaluate import score
 from finetune.experiment import FineTune
-from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code, take_first
+from train.cli import console, load_config, multi_host, parse, run_program, split_code, take_first
 from train.loop import Result
 from train.metrics import read_rows
 from train.restore import open_run
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     source = open_run(experiment.init, code) if experiment.init else None
     result = fine_tune(experiment, workdir, source=source, code=code)
     if result.preempted:
-        print(f"stopped by SIGTERM at step {result.step}; the same command goes on from there")
+        print(f"stopped by {result.stopped_by} at step {result.step}; the same command goes on from there")
         return
     best = result.best_step
     print(f"{workdir}, {'last step' if best is None else f'best checkpoint (step {best})'}:")
@@ -55,4 +54,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -6,7 +6,6 @@ like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on eit
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +31,7 @@ from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import Checkpoints, saved_steps
-from train.cli import command_line, console, one_line_errors
+from train.cli import command_line, console, run_program
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
@@ -300,4 +299,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -1,7 +1,6 @@
 """`python -m finetune.evaluate RUN FILE`: score a fine-tuned run on a labelled file or TFDS split."""
 
 import dataclasses
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from finetune.predict import Model, answer_examples, load
 from finetune.tables import columns_of, read_records
 from finetune.tasks.base import Columns
 from model.ranges import COUNT
-from train.cli import command_line, one_line_errors
+from train.cli import command_line, run_program
 from train.restore import Source, open_run
 
 
@@ -95,4 +94,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import operator
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from model.network import Network, Params
 from model.ranges import COUNT
 from objectives.base import Objective, SumAndWeight
 from train.build import network_of
-from train.cli import command_line, one_line_errors
+from train.cli import command_line, run_program
 from train.metrics import add, means
 from train.restore import Source, open_run
 
@@ -199,12 +198,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError("standard input is closed: give the texts there, one a line (< texts.txt)")
     if sys.stdout is None or sys.stdout.closed:
         raise ValueError("standard output is closed: nobody would read the answers")
-    try:
-        answer(parsed, lines(Path("standard input"), sys.stdin.buffer), sys.stdout)
-    except BrokenPipeError:
-        # Whoever read our output (head, say) has had enough; python would complain once more while exiting.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    answer(parsed, lines(Path("standard input"), sys.stdin.buffer), sys.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from train.build import build
-from train.cli import console, load_config, multi_host, one_line_errors, parse, split_code, take_first
+from train.cli import console, load_config, multi_host, parse, run_program, split_code, take_first
 from train.experiment import Experiment
 from train.loop import Result, run
 from train.workdir import claim
@@ -37,9 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     experiment, workdir = parse(config, overrides, f"python -m train {file} [--code FILE]")
     multi_host()
     result = pretrain(experiment, workdir, code=code)
-    state = "stopped by SIGTERM at" if result.preempted else "finished at"
+    state = f"stopped by {result.stopped_by} at" if result.preempted else "finished at"
     print(f"{state} step {result.step} after {result.seconds:.0f} s of training; run folder: {workdir}")
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

@@ -8,7 +8,6 @@ wherever the true gradient is zero. Any objective can be certified.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -26,7 +25,7 @@ from model.ranges import COUNT
 from objectives.base import Objective
 from train.adapter import FULL
 from train.build import build, check_run
-from train.cli import load_config, one_line_errors, parse_with, take_first
+from train.cli import load_config, parse_with, run_program, take_first
 from train.companions import place_companions
 from train.experiment import Experiment
 from train.launch import HostBatch, Launcher, Mesh, Pmap
@@ -255,4 +254,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

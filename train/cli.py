@@ -16,16 +16,18 @@ import operator
 import os
 import pkgutil
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
 from rich.console import Console
 
+from data.files import said
 from data.paths import NoPath, local_path, path_options
 from model.ranges import check_ranges
 from objectives.own_file import call, load_file
@@ -42,7 +44,7 @@ PROGRAMS = {
 
 
 class Preempted(Exception):
-    """SIGTERM came and what was running has been saved: the program ends, and nothing is wrong."""
+    """SIGTERM or SIGINT came and what was running has been saved: the program ends, and nothing is wrong."""
 
 
 def load_config(path: str, kind: type[T]) -> T:
@@ -238,17 +240,52 @@ def _concrete_subclasses(base: type[Any]) -> Iterator[type[Any]]:
 
 
 def one_line_errors(main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
-    """Run `main`; a mistake of the user becomes one clear line and exit code 2, with HANDOFF_TRACEBACK=1 a traceback."""
+    """Run `main`; what the user or the machine did wrong becomes one clear line, with HANDOFF_TRACEBACK=1 a traceback.
+
+    Returns:
+      The exit code: 2 after an error, 130 after Ctrl-C.
+    """
     try:
         main(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except Preempted as stop:
         print(stop, file=sys.stderr)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except BrokenPipeError:
+        # Whoever read our output (head, say) has had enough; python would complain once more while exiting.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, FloatingPointError) as error:
         if "HANDOFF_TRACEBACK" in os.environ:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     return 0
+
+
+def run_program(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run `main` on the command line's arguments, and end the process with its exit code.
+
+    After an error it ends at once: a thread that hangs, such as one that writes to a full disk, would keep it for ever.
+    """
+    sys.unraisablehook = _shown
+    code = one_line_errors(main, sys.argv[1:])
+    if code:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    sys.exit(0)
+
+
+def _shown(unraisable: "sys.UnraisableHookArgs") -> None:
+    """What nobody can catch, unless it only says that a save was given up, which is said already."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def console(stderr: bool) -> Console:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.files import LARGEST_JSON, read_file, writing
 from train.own_code import ROOMS, OwnCode
 
 NO_CODE = OwnCode()
@@ -102,17 +103,31 @@ def _shortened(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with writing(path):
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file of a run folder, naming it if it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_file(path, LARGEST_JSON).decode("utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} is missing: {path.parent} is not a run folder, or not a whole one"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    except NotADirectoryError as error:
+        raise ValueError(f"{path.parent} is a file, not a folder of a run") from error
+    except ValueError as error:
+        raise ValueError(damage_in(path, error)) from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from error
+
+
+def damage_in(path: Path, error: Exception) -> str:
+    """One line for what a damaged file led to; a line that names the file already is enough."""
+    if str(path) in str(error):
+        return str(error)
+    # Of an error that is not ours the words alone say little.
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{path} is damaged: {kind}{error}"

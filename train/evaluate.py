@@ -25,13 +25,13 @@ from model.ranges import COUNT
 from objectives.views import Reading, choose
 from train.adapter import FULL
 from train.build import check_run, network_of
-from train.cli import command_line, multi_host, one_line_errors, split_code, take_first
+from train.cli import command_line, multi_host, run_program, split_code, take_first
 from train.describe import write_json
 from train.experiment import Experiment
 from train.launch import Launcher, Mesh
-from train.loop import evaluate
 from train.passport import whole
 from train.restore import Source, open_run
+from train.scoring import evaluate
 from train.state import TrainState
 from train.step import eval_step
 
@@ -201,4 +201,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main, sys.argv[1:]))
+    run_program(main)

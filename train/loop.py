@@ -2,21 +2,20 @@
 
 The order of operations is the point of this file. Step n is dispatched before the metrics of step n-1 are fetched, so the
 host never stalls the devices, and the batches after it are read meanwhile; a non-finite step is never kept; an evaluation
-comes before the checkpoint of its step, so a resumed run never repeats one.
+comes before the checkpoint of its step, so a resumed run never repeats one. SIGTERM and SIGINT save and stop (stopping.py).
 
 Besides the objective's numbers, train/ in metrics.jsonl holds learning_rate, seconds, tokens_per_second,
 model_flops_per_second, mfu, and input_wait: the share (0 to 1) of the time since the last line that was spent waiting for
 batches to be read.
 """
 
+import contextlib
 import dataclasses
 import functools
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
@@ -24,20 +23,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from data.files import bytes_below
 from model.network import Network
 from objectives.base import Objective
 from train import metrics
 from train.adapter import FULL, Adapter, Params
 from train.bar import progress_bar, say_compiling, start_clock
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, SaveFailed
 from train.companions import place_companions
 from train.experiment import Run
 from train.flops import count_flops, peak_flops
-from train.launch import HostBatch, Launcher
-from train.optimizer import Optimizer
+from train.launch import HostBatch
+from train.programs import programs
 from train.read_ahead import ReadAhead
-from train.state import TrainState, create_state, run_keys
-from train.step import eval_step, train_step
+from train.scoring import evaluate
+from train.state import TrainState, run_keys
+from train.stopping import Stopping
 
 
 class Stream(Protocol):
@@ -71,10 +72,15 @@ class Result:
     step: int
     best_step: int | None
     best_value: float | None
-    preempted: bool
-    """SIGTERM came, perhaps in the very last step: whoever has more runs to do should stop, too."""
+    stopped_by: str
+    """SIGTERM or SIGINT if it came, perhaps in the very last step, else empty."""
     seconds: float
     """Training time: without compilation, evaluation and saving."""
+
+    @property
+    def preempted(self) -> bool:
+        """A signal came: whoever has more runs to do should stop, too."""
+        return bool(self.stopped_by)
 
 
 @dataclasses.dataclass
@@ -85,6 +91,8 @@ class _Progress:
     best_step: int | None = None
     since_best: int = 0
     seconds: float = 0.0
+    owed: bool = False
+    """Whether the evaluation of this step is still to come: a signal ended it."""
 
 
 @dataclasses.dataclass
@@ -98,53 +106,6 @@ class _Window:
     """Time at which they began."""
     waited: float
     """Seconds that the run had waited for batches until then."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Programs:
-    """Everything that is compiled for a run, and the shapes it works on."""
-
-    init: Callable[..., Params]
-    create: Callable[..., TrainState]
-    train: Callable[..., Any]
-    train_on: Callable[[Network], Callable[..., Any]]
-    """`train` of another network that takes the same parameters, for counting only."""
-    evaluate: Callable[..., Any]
-    params_shardings: Any
-    state_shapes: Any
-    """Shapes with shardings of the canonical state."""
-
-
-@functools.lru_cache(maxsize=16)
-def _programs(
-    launcher: Launcher,
-    network: Network,
-    objective: Objective,
-    optimizer: Optimizer,
-    steps: int,
-    adapter: Adapter,
-    microbatches: int,
-) -> _Programs:
-    """Compiled once per process for equal arguments: a study repeats the same run with many seeds."""
-    tx, axes, key = optimizer.build(steps), network.logical_axes(), jax.eval_shape(lambda: jax.random.key(0))
-    create = functools.partial(create_state, tx=tx, adapter=adapter)
-    params_shapes = jax.eval_shape(network.init, key)
-    params_shardings = launcher.shardings(params_shapes, axes)
-    shapes = jax.eval_shape(create, params_shapes, key)
-    shardings = launcher.shardings(shapes, axes)
-    shared: dict[str, Any] = {"objective": objective, "adapter": adapter}
-    train = functools.partial(train_step, **shared, tx=tx, microbatches=microbatches)
-    return _Programs(
-        init=jax.jit(network.init, out_shardings=params_shardings),
-        create=jax.jit(create, out_shardings=shardings),
-        train=launcher.compile(functools.partial(train, network=network), donate=True),
-        train_on=lambda other: launcher.compile(functools.partial(train, network=other), donate=False),
-        evaluate=launcher.compile(functools.partial(eval_step, network=network, **shared), donate=False),
-        params_shardings=params_shardings,
-        state_shapes=jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        ),
-    )
 
 
 def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> Result:
@@ -168,7 +129,7 @@ class _Loop:
     def __init__(self, settings: Run, parts: Parts, workdir: Path, label: str):
         self.settings, self.parts, self.workdir, self.label = settings, parts, workdir, label
         self.launcher = settings.launcher
-        self.programs = _programs(
+        self.programs = programs(
             settings.launcher,
             parts.network,
             parts.objective,
@@ -177,29 +138,37 @@ class _Loop:
             parts.adapter,
             settings.microbatches,
         )
-        self.checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
-        self.best = Checkpoints(workdir / "best", 1) if settings.best else None
+        self.stopping = Stopping(functools.partial(bytes_below, workdir))
+        self.checkpoints = Checkpoints(workdir / "checkpoints", settings.keep, self.stopping.progress)
+        self.best = Checkpoints(workdir / "best", 1, self.stopping.progress) if settings.best else None
+        self.writer: metrics.Writer | None = None
         self.progress = _Progress()
         self.stop_requested = False
         self.flops = 0
 
     def run(self) -> Result:
-        state, start = self._begin()
-        self.writer = metrics.Writer(self.workdir, start) if jax.process_index() == 0 else None
-        previous = signal.getsignal(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, self._request_stop)
-        try:
-            return self._steps(state, start)
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            if self.writer is not None:
-                self.writer.close()
-            self.checkpoints.close()
-            if self.best is not None:
-                self.best.close()
+        with self.stopping:
+            try:
+                state, start = self._begin()
+                if jax.process_index() == 0:
+                    self.writer = metrics.Writer(self.workdir, start, evaluates_again=self.progress.owed)
+                result = self._steps(state, start)
+            except BaseException as error:
+                # What ended the run is to be heard, not what ended with it; but of a full disk a failed save says most.
+                try:
+                    self._close()
+                except OSError as second:
+                    if isinstance(error, OSError) and isinstance(second, SaveFailed):
+                        raise second from error
+                raise
+            self._close()
+        return result
 
-    def _request_stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stop_requested = True
+    def _close(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for part in (self.best, self.checkpoints, self.writer):
+                if part is not None:
+                    stack.callback(part.close)
 
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""
@@ -209,12 +178,11 @@ class _Loop:
         # The same corruption in every run, whatever its seed: held-out losses are there to be compared.
         self.eval_rng = self.launcher.replicate(jax.random.key(0))
         step = self.checkpoints.newest()
-        for notice in self.checkpoints.notices:
-            tqdm.write(notice, file=sys.stderr)
+        self._tell(self.checkpoints.notices)
         if step is not None:
             state, host = self.checkpoints.restore(step, programs.state_shapes)
             self.progress = _Progress(**host)
-            tqdm.write(f"{self.label}: resuming from step {step}", file=sys.stderr)
+            self._tell([f"{self.label}: resuming from step {step}"])
         else:
             given = self.parts.initial
             if given is None:
@@ -223,15 +191,29 @@ class _Loop:
                 params = jax.tree.map(jax.device_put, given, programs.params_shardings)
             state = programs.create(params, keys.adapter)
         if self.best is not None:
-            self.best.discard_after(step or 0)
+            self._settle_best(self.best, step or 0)
         companions = place_companions(self.parts.companions, self.parts.network, self.launcher)
         return self.launcher.enter(state._replace(companions=companions)), step or 0
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+
+    def _settle_best(self, best: Checkpoints, step: int) -> None:
+        """The best step that the checkpoint of this step names is kept, and must be whole."""
+        best.discard_after(step)
+        named = self.progress.best_step
+        if named is not None and not best.has_named(named):
+            self.progress = dataclasses.replace(self.progress, best_step=None, best_value=None)
+        self._tell(best.notices)
 
     def _steps(self, state: Any, start: int) -> Result:
         settings, launcher = self.settings, self.launcher
         pending: tuple[int, Any] | None = None
+        if self.progress.owed:
+            self._evaluate(state, start)
         # A run that ended early is as finished as one that took every step: starting it again must not move its best.
-        finished = start >= settings.steps or self._out_of_patience()
+        finished = start >= settings.steps or self._out_of_patience() or self.progress.owed
         step, batches = start, () if finished else self._batches(start)
         with progress_bar(self.label, settings.steps, start) as bar, ReadAhead(batches) as ahead:
             window = _Window({}, 0, time.perf_counter(), 0.0)
@@ -243,6 +225,7 @@ class _Loop:
                     with jax.transfer_guard("allow"):
                         state, sums = self.programs.train(state, batch, self.rng)
                     jax.block_until_ready(sums)
+                    self.stopping.progress()
                     # Compilation is not training time.
                     start_clock(bar)
                     window = _Window({}, 0, time.perf_counter(), ahead.waited)
@@ -250,6 +233,7 @@ class _Loop:
                     with jax.transfer_guard("disallow"):
                         state, sums = self.programs.train(state, batch, self.rng)
                     window.steps += 1
+                    self.stopping.step()
                 if pending is not None:
                     self._absorb(window, *pending, state)
                 pending, step = (step, sums), step + 1
@@ -263,15 +247,18 @@ class _Loop:
                     self._log(step, window, ahead.waited, bar)
                     if evaluates:
                         finished = self._evaluate(state, step)
-                    if saves or finished:
+                        ends = ends or self._stops(step)
+                    if saves or ends or finished:
                         self._save(self.checkpoints, state, step)
                     window = _Window({}, 0, time.perf_counter(), ahead.waited)
+                    self.stopping.progress()
                 finished = finished or ends
         return Result(
             step=step,
             best_step=self.progress.best_step,
             best_value=self.progress.best_value,
-            preempted=self.stop_requested,
+            # Where only another host was asked: that is how machines are taken back.
+            stopped_by=self.stopping.name or ("SIGTERM" if self.stop_requested else ""),
             seconds=self.progress.seconds,
         )
 
@@ -282,11 +269,13 @@ class _Loop:
 
     def _stops(self, step: int) -> bool:
         """Whether to stop after this step; hosts get SIGTERM at different steps, so they agree on one when they log."""
+        asked = self.stopping.requested is not None
         if jax.process_count() == 1:
-            return self.stop_requested
+            self.stop_requested = asked
+            return asked
         if step % self.settings.log_every:
             return False
-        flags = multihost_utils.process_allgather(np.array(self.stop_requested))
+        flags = multihost_utils.process_allgather(np.array(asked))
         self.stop_requested = bool(np.any(flags))
         return self.stop_requested
 
@@ -325,10 +314,14 @@ class _Loop:
         bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {rate / 1e3:.1f}k tokens/s", refresh=False)
 
     def _evaluate(self, state: Any, step: int) -> bool:
-        """Score every evaluation set; True if the run should end early."""
+        """Score every evaluation set; True if the run should end early. A signal puts it off to when the run goes on."""
         values: dict[str, float] = {}
         for name, batches in self.parts.eval_sets.items():
-            sums = evaluate(self.programs.evaluate, self.launcher, state, batches, self.eval_rng)
+            asked = self._until_asked(batches)
+            sums = evaluate(self.programs.evaluate, self.launcher, state, asked, self.eval_rng)
+            self.progress.owed = self._gives_up()
+            if self.progress.owed:
+                return False
             values |= {f"{name}/{k}": v for k, v in metrics.means(sums).items()}
         values["train/seconds"] = self.progress.seconds
         if self.writer is not None:
@@ -349,18 +342,32 @@ class _Loop:
             progress.since_best += 1
         return self._out_of_patience()
 
+    def _until_asked(self, batches: Iterable[HostBatch]) -> Iterator[HostBatch]:
+        for batch in batches:
+            if self._gives_up():
+                return
+            yield batch
+            self.stopping.progress()
+
+    def _gives_up(self) -> bool:
+        """Whether to leave an evaluation; several hosts could not do so at one and the same batch."""
+        return jax.process_count() == 1 and self.stopping.requested is not None
+
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self.progress.since_best
 
     def _save(self, checkpoints: Checkpoints, state: Any, step: int) -> None:
+        committed: Callable[[], None] | None = None
         if checkpoints is self.checkpoints and self.best is not None:
             # This one will name the best step: that step must be whole on disk first, or a kill could leave a name only.
             self.best.wait()
+            if self.progress.best_step is not None:
+                committed = self.best.keep_named(self.progress.best_step)
         # Companions never change, and the runs that trained them have them.
         clean: TrainState = self.launcher.leave(state._replace(companions={}))
         # A run that ended on a bad step can be resumed once its cause is gone.
         clean = clean._replace(bad_step=jax.numpy.full_like(clean.bad_step, -1))
-        checkpoints.save(step, clean, dataclasses.asdict(self.progress))
+        checkpoints.save(step, clean, dataclasses.asdict(self.progress), committed)
 
     def _count_flops(self, state: Any, batch: Any) -> None:
         network = self.parts.network
@@ -369,25 +376,3 @@ class _Loop:
         step = self.programs.train if plain == network else self.programs.train_on(plain)
         self.flops = count_flops(step, *jax.eval_shape(lambda *x: x, state, batch, self.rng))
         self.flops *= self.launcher.copies
-
-
-def evaluate(
-    step: Callable[..., Any], launcher: Launcher, state: Any, batches: Iterable[HostBatch], rng: Any
-) -> dict[str, tuple[float, float]]:
-    """Sums with weights over all batches, added in float64 on the host.
-
-    As in training, a batch is dispatched before the sums of the one before it are fetched, and the next ones are read
-    meanwhile.
-    """
-    total: dict[str, tuple[float, float]] = {}
-    pending: Any = None
-    with ReadAhead(batches) as ahead:
-        for batch in ahead:
-            rows = launcher.local_rows(len(batch["example_ids"]))
-            sums = step(state, launcher.put({k: v[rows] for k, v in batch.items()}), rng)
-            if pending is not None:
-                metrics.add(total, launcher.fetch(pending))
-            pending = sums
-    if pending is not None:
-        metrics.add(total, launcher.fetch(pending))
-    return total
