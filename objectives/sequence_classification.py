@@ -97,7 +97,7 @@ class SequenceClassification(Objective, Claims):
             return scored_BGC
         if self._has_pooler(network.config):
             pooled_BGD = network.head("pooler", pooled_BGD)
-        logits_BGC: jax.Array = network.head("classifier", pooled_BGD)
+        logits_BGC: jax.Array = network.head("classifier", pooled_BGD, batch=batch)
         return logits_BGC
 
     def score(

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 from model.config import ModelConfig
+from model.row_keys import Generator
 from objectives.base import Objective
 from train.data import Data
 from train.launch import Launcher, Pmap
@@ -28,6 +29,8 @@ class Run:
     """Parts in which each batch is computed, to save memory; the numbers do not change."""
     seed: int = 0
     """Seeds parameters, data order, corruption and dropout."""
+    dropout_bits: Generator = "hash"
+    """How dropout draws: "hash" costs a tenth of "threefry" (model/row_keys.py)."""
     optimizer: Optimizer = Optimizer()
     launcher: Launcher = Pmap()
     """Pmap (replicated) or Mesh (sharded)."""
