@@ -61,14 +61,14 @@ def packed(lengths, length=12):
             batch["type_ids"][row, start : start + n] = np.arange(n) >= n // 2
             start += n
     rows = [random.permutation(SMALL["vocab_size"])[:length] for _ in lengths]
-    example_ids = np.arange(len(lengths), dtype=np.int32)
-    return batch | {"tokens": np.array(rows, np.int32), "example_ids": example_ids}
+    return batch | {"tokens": np.array(rows, np.int32)}
 
 
 # Compiled once per config and shape.
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def encode(config, params, batch, dropout_rng=None):
-    return Network(config.build()).bind(params, dropout_rng).encode(batch)
+    numbered = {**batch, "example_ids": jnp.arange(len(batch["tokens"]))}
+    return Network(config.build()).bind(params, dropout_rng).encode(numbered)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
