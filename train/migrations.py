@@ -180,7 +180,7 @@ TABLES = Tables(
         WholeChange(to=_companion_checkpoints, account="companion_checkpoints is {}, as before"),
         WholeChange(
             to=_dropout_bits,
-            account="dropout is drawn for each example now: a run that goes on, and drops, drops other values than it would have",
+            account="dropout is drawn for each example now: a run that goes on drops other values, if any",
         ),
         WholeChange(to=_learned, account="classes is learned now"),
         WholeChange(to=_rows, account="rows is what its data and tokenizer say"),
