@@ -106,7 +106,7 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
     rows = {
         name: experiment.rows(some, learned, tokenizer) for name, some in _draw(experiment, examples).items()
     }
-    network = network_of(model, objective, companions)
+    network = network_of(model, objective, companions, experiment.dropout_bits)
     experiment = _resolve_steps(experiment, len(rows["train"]))
     eval_sets = {
         name: list(EvalBatches(rows[name], batch_size=experiment.batch_size))

@@ -64,7 +64,7 @@ class ModelConfig(abc.ABC):
         return None
 
     def exact(self) -> Self:
-        """In float32 and without dropout, so that launchers can be compared."""
+        """In float32, so that launchers can be compared."""
         return dataclasses.replace(self, dtype="float32")
 
     def plain(self, length: int) -> Self:
@@ -252,9 +252,6 @@ class TransformerConfig(ModelConfig):
                 "the model more positions"
             )
         self.choose_kernel(length)
-
-    def exact(self) -> Self:
-        return dataclasses.replace(self, dtype="float32", dropout=0.0, attention_dropout=0.0)
 
     def plain(self, length: int) -> Self:
         """Itself where it is so on rows of this length, so that both are one program."""

@@ -63,26 +63,34 @@ def parameter(
     return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
-def _lots(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform 16-bit numbers, two of each word that is drawn: the generator is what dropout costs."""
-    if shape[-1] % 2:
-        return jax.random.bits(rng, shape, jnp.uint16)
-    words = jax.random.bits(rng, (*shape[:-1], shape[-1] // 2), jnp.uint32)
-    return jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(shape)
-
-
 class Dropout(nn.Module):
-    """Drops values iff a "dropout" key was bound; no flag is threaded through the layers."""
+    """Drops values iff a "dropout" key was bound; no flag is threaded through the layers.
+
+    The key holds one for each row (model/row_keys.py), and Flax folds the place in the network into it, layers of a scan
+    included: what is dropped depends on the seed, the step, the example, the module and the place within the row.
+    """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Zero each value with probability rate (to 1 / 65,536) and scale up the rest."""
+        """Zero each value of x [B, ...] with probability rate (to 2**-32) and scale up the rest.
+
+        Raises:
+          ValueError: the key is not one of B rows.
+        """
         if self.rate == 0.0 or not self.has_rng("dropout"):
             return x
+        key = self.make_rng("dropout")
+        rows = jax.random.key_data(key).shape[:-1]
+        if rows != x.shape[:1]:
+            raise ValueError(
+                f"dropout {self.rate} of an array {x.shape} needs a key for each of its rows, but has "
+                f"{f'one for each of {rows[0]}' if rows else 'one for all'}: give encode, decode and head the batch that "
+                "the rows come from, with its example_ids"
+            )
         keep = 1.0 - self.rate
-        kept = _lots(self.make_rng("dropout"), x.shape) < round(keep * 2**16)
+        kept = jax.random.bits(key, x.shape, jnp.uint32) < jnp.uint32(round(keep * 2**32))
         return jnp.where(kept, x / keep, jnp.zeros((), x.dtype))
 
 

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from model.config import Batch, read_batch
 from model.layers import Embed, trailing
+from model.row_keys import Generator, row_keys
 
 Params = dict[str, Any]
 
@@ -29,6 +30,8 @@ class Network:
     heads: tuple[tuple[str, nn.Module], ...] = ()
     companions: tuple[tuple[str, "Network"], ...] = ()
     """Frozen networks that an objective reads beside this one, by name; `init` draws nothing for them."""
+    dropout_bits: Generator = "hash"
+    """How dropout draws (model/row_keys.py)."""
 
     def __post_init__(self) -> None:
         """Refuse two heads of one name."""
@@ -114,12 +117,15 @@ class BoundNetwork:
         """Hidden states [B, L, D] of the batch, of which the backbone reads what its config's `inputs` names.
 
         Args:
-          batch: for a model of text tokens, segment_ids, positions and, where it has them, type_ids and prefix (bool: the
-            tokens that all of their segment may see, so that a causal backbone reads them in both directions), all [B, L];
-            of an encoder-decoder, what its encoder reads. Objectives give what `corrupt` made of it.
+          batch: example_ids [B], by which dropout draws; for a model of text tokens, segment_ids, positions and, where it
+            has them, type_ids and prefix (bool: the tokens that all of their segment may see, so that a causal backbone
+            reads them in both directions), all [B, L]; of an encoder-decoder, what its encoder reads. Objectives give what
+            `corrupt` made of it.
         """
         params, read = {"params": self.params["backbone"]}, read_batch
-        return cast(jax.Array, self.network.backbone.apply(params, batch, rngs=self._rngs(0), method=read))
+        return cast(
+            jax.Array, self.network.backbone.apply(params, batch, rngs=self._rngs(0, batch), method=read)
+        )
 
     def decode(self, tokens_BL: jax.Array, batch: Batch, memory_BSD: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] of an encoder-decoder's target tokens: times embedding_VD they are the logits.
@@ -141,7 +147,7 @@ class BoundNetwork:
             batch["target_positions"],
             memory_BSD,
             batch["segment_ids"],
-            rngs=self._rngs(0),
+            rngs=self._rngs(0, batch),
             method="decode",
         )
         return cast(jax.Array, hidden_BLD)
@@ -158,15 +164,27 @@ class BoundNetwork:
         logits = jnp.einsum("...D,VD->...V", hidden, self.embedding_VD, preferred_element_type=jnp.float32)
         return logits if bias_V is None else logits + trailing(bias_V, logits.ndim)
 
-    def head(self, name: str, *args: jax.Array) -> Any:
-        """Apply the head of that name."""
+    def head(self, name: str, *args: jax.Array, batch: Batch | None = None) -> Any:
+        """Apply the head of that name.
+
+        Args:
+          name: as in the objective's `heads`.
+          args: what the head is called with.
+          batch: that of which the arguments' rows come; a head with dropout needs its example_ids.
+        """
         names = [head_name for head_name, _ in self.network.heads]
         if name not in names:
             raise ValueError(f"no head {name!r} here, only {names}")
         index = names.index(name)
         module = self.network.heads[index][1]
-        return module.apply({"params": self.params["heads"][name]}, *args, rngs=self._rngs(1 + index))
+        return module.apply({"params": self.params["heads"][name]}, *args, rngs=self._rngs(1 + index, batch))
 
-    def _rngs(self, part: int) -> dict[str, jax.Array] | None:
+    def _rngs(self, part: int, batch: Batch | None) -> dict[str, jax.Array] | None:
+        if self.dropout_rng is None:
+            return None
         # Backbone and heads must not share a key: equal shapes would then drop the same values.
-        return None if self.dropout_rng is None else {"dropout": jax.random.fold_in(self.dropout_rng, part)}
+        key = jax.random.fold_in(self.dropout_rng, part)
+        if batch is not None and "example_ids" in batch:
+            key = row_keys(key, batch["example_ids"], self.network.dropout_bits)
+        # Else the key is of no row, which the first module that drops something refuses.
+        return {"dropout": key}

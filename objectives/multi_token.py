@@ -85,7 +85,8 @@ class MultiToken(Objective, Claims):
         for distance, name in enumerate(self.coefficients(), start=1):
             states_BLD = hidden_BLD
             if distance > 1:
-                states_BLD = network.head(name, hidden_BLD, batch["segment_ids"], batch["positions"])
+                layout = (batch["segment_ids"], batch["positions"])
+                states_BLD = network.head(name, hidden_BLD, *layout, batch=batch)
             targets_BL, weights_BL = successors(batch, distance)
             out = cross_entropy(states_BLD, table_VD, None, targets_BL, weights_BL)
             terms[name] = (out.loss_sum, jnp.sum(weights_BL))

@@ -121,7 +121,7 @@ class ReplacedTokenDetection(Objective, Claims):
         positions_BP, targets_BP, weights_BP = (masked.plan[k] for k in ("positions", "targets", "weights"))
         embedded_BLD = network.embed(masked.batch)
         transformed_BPD, bias_V = network.head(
-            "generator", embedded_BLD, batch["segment_ids"], batch["positions"], positions_BP
+            "generator", embedded_BLD, batch["segment_ids"], batch["positions"], positions_BP, batch=batch
         )
         out = cross_entropy(transformed_BPD, network.embedding_VD, bias_V, targets_BP, weights_BP)
         # The masking takes the draws before this one.

@@ -90,7 +90,7 @@ class SequenceClassification(Objective, Claims):
             return network.head("score", pooled_BGD)
         if self._has_pooler(network.config):
             pooled_BGD = network.head("pooler", pooled_BGD)
-        logits_BGC: jax.Array = network.head("classifier", pooled_BGD)
+        logits_BGC: jax.Array = network.head("classifier", pooled_BGD, batch=batch)
         return logits_BGC
 
     def score(

@@ -70,7 +70,7 @@ class TokenClassification(Objective, Claims):
         """float32[B, L, classes]; also what predictions are made of."""
         if network.config.pools_all:
             hidden_BLD = network.head("pooler", hidden_BLD)
-        logits_BLC: jax.Array = network.head("token_classifier", hidden_BLD)
+        logits_BLC: jax.Array = network.head("token_classifier", hidden_BLD, batch=batch)
         return logits_BLC
 
     def score(

@@ -93,7 +93,8 @@ def seq2seq(sources, targets):
             positions[row, : sum(sizes)] = [place for n in sizes for place in range(n)]
         batch |= {f"{prefix}segment_ids": segment_ids, f"{prefix}positions": positions}
     tokens = np.array([random.permutation(SMALL["vocab_size"])[: S + L] for _ in sources])
-    return batch | {"tokens": tokens[:, :S], "target_tokens": tokens[:, S:]}
+    example_ids = np.arange(len(sources), dtype=np.int32)
+    return batch | {"tokens": tokens[:, :S], "target_tokens": tokens[:, S:], "example_ids": example_ids}
 
 
 BATCH = seq2seq([[5, 4], [6]], [[3, 4], [2, 3]])  # the last target has no source

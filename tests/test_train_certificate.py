@@ -34,8 +34,8 @@ SHAPE = {
     "heads": 2,
     "mlp_width": 64,
     "max_positions": 32,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
 }
 
 
@@ -68,7 +68,7 @@ def t5_objective():
 
 
 def t5_network(objective):
-    config = T5V11Config(vocab_size=VOCAB, layers=2, width=32, heads=2, head_dim=16, mlp_width=64)
+    config = T5V11Config(**SHAPE, head_dim=16)
     return Network(config.build(), objective.heads(config))
 
 

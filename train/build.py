@@ -12,6 +12,7 @@ from data.stream import EvalBatches, Stream
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig, TransformerConfig
 from model.network import Network, Params
+from model.row_keys import Generator
 from objectives.base import Objective
 from train.adapter import FULL
 from train.companions import Companion, check_companions, check_tokenizers, open_companions
@@ -64,7 +65,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         name: list(EvalBatches(own, batch_size=experiment.batch_size, limit=data.eval_rows))
         for name, own in feed.evaluation.items()
     }
-    network = network_of(model, objective, companions)
+    network = network_of(model, objective, companions, experiment.dropout_bits)
     experiment = check_evaluations(experiment, network, objective, FULL, eval_sets)
     initial, passport = _initial(experiment, network, feed, source)
     parts = Parts(
@@ -106,10 +107,15 @@ def describe(run: Run, parts: Parts, companions: Sequence[Companion]) -> dict[st
     }
 
 
-def network_of(model: ModelConfig, objective: Objective, companions: Sequence[Companion] = ()) -> Network:
+def network_of(
+    model: ModelConfig,
+    objective: Objective,
+    companions: Sequence[Companion] = (),
+    dropout_bits: Generator = "hash",
+) -> Network:
     """The backbone with the objective's heads and its companions."""
     beside = tuple((companion.name, companion.network) for companion in companions)
-    return Network(model.build(), tuple(objective.heads(model)), beside)
+    return Network(model.build(), tuple(objective.heads(model)), beside, dropout_bits)
 
 
 ARITHMETIC = ("dtype", "remat", "attention", "dropout", "attention_dropout", "unroll")

@@ -1,13 +1,14 @@
 """The certificate: one experiment under every launcher and split, and by how much the numbers differ.
 
 `python -m train.certificate CONFIG [--compared.steps 20] [overrides]` runs the experiment's own step on one device,
-`Pmap()` over all, and three meshes, with 1, 2 and 4 microbatches, in float32 without dropout, and prints a table. Losses
-are compared over a run of steps; gradients at equal parameters, since Adam turns rounding noise into full-size updates
-wherever the true gradient is zero. Any objective can be certified.
+`Pmap()` over all, and three meshes, with 1, 2 and 4 microbatches, in float32 with the experiment's dropout, and prints a
+table. Losses are compared over a run of steps; gradients and their norms at equal parameters, since Adam turns rounding
+noise into full-size updates wherever the true gradient is zero; fresh parameters by a checksum of their bits.
 """
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -34,7 +35,7 @@ from train.state import TrainState, create_state
 from train.step import train_step
 
 TOLERANCE = 1e-5
-"""Largest accepted difference: of losses in nats, of gradients relative to the largest entry of their leaf's tree."""
+"""Largest accepted difference: of losses in nats, of gradients relative to the largest entry, of norms to the norm."""
 
 
 Kind = Literal["pmap", "data", "fsdp", "tensor"]
@@ -66,11 +67,17 @@ class Row:
     """Largest |loss - reference| over the steps, nats."""
     gradient_gap: float
     """Largest |gradient - reference| at the reference's first and last parameters, over the largest |reference|."""
+    norm_gap: float
+    """Largest |norm of the gradient - reference| at the same parameters, over the reference."""
+    initial: str
+    """Checksum of the initial parameters that this launcher draws, in hexadecimal."""
+    same_initial: bool
+    """Whether the reference has the same."""
 
     @property
     def agrees(self) -> bool:
-        """Whether both differences are within `TOLERANCE`."""
-        return self.loss_gap <= TOLERANCE and self.gradient_gap <= TOLERANCE
+        """Whether all differences are within `TOLERANCE` and the initial parameters are the same bits."""
+        return max(self.loss_gap, self.gradient_gap, self.norm_gap) <= TOLERANCE and self.same_initial
 
 
 def launchers(devices: int, kinds: Sequence[Kind] = Compared().launchers) -> dict[str, Launcher]:
@@ -114,16 +121,14 @@ def certify(
     def alone(microbatches: int) -> Run:
         return _on_one_device(functools.partial(step, microbatches=microbatches), tx, rng, dict(companions))
 
-    run_alone = alone(1)
-    reference_losses, end = run_alone(params, batches)
+    run_alone, initial_alone = alone(1), checksum(params)
+    reference_losses, _, end = run_alone(params, batches)
     points = [(params, batches[0]), (end.trainable, batches[-1])]
     reference = [_gradient(run_alone, point) for point in points]
 
-    def row(name: str, microbatches: int, run: Run) -> Row:
-        losses, _ = run(params, batches)
-        gaps = [
-            _gap(_gradient(run, point), expected) for point, expected in zip(points, reference, strict=True)
-        ]
+    def row(name: str, microbatches: int, run: Run, initial: str) -> Row:
+        losses, _, _ = run(params, batches)
+        found = [_gradient(run, point) for point in points]
         first, last = float(losses[0]), float(losses[-1])
         return Row(
             launcher=name,
@@ -131,26 +136,40 @@ def certify(
             first_loss=first,
             last_loss=last,
             loss_gap=float(np.max(np.abs(losses - reference_losses))),
-            gradient_gap=max(gaps),
+            gradient_gap=max(_gap(a[0], b[0]) for a, b in zip(found, reference, strict=True)),
+            norm_gap=max(abs(a[1] - b[1]) / b[1] for a, b in zip(found, reference, strict=True)),
+            initial=initial,
+            same_initial=initial == initial_alone,
         )
 
     for microbatches in splits:
         if microbatches > 1:
-            yield row("one device", microbatches, alone(microbatches))
+            yield row("one device", microbatches, alone(microbatches), initial_alone)
     for name, launcher in ways.items():
+        shardings = launcher.shardings(jax.eval_shape(network.init, rng), network.logical_axes())
+        initial = checksum(jax.jit(network.init, out_shardings=shardings)(rng))
         for microbatches in splits:
             split = functools.partial(step, microbatches=microbatches)
-            yield row(name, microbatches, _launched(launcher, network, split, tx, rng, companions))
+            yield row(name, microbatches, _launched(launcher, network, split, tx, rng, companions), initial)
 
 
-Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, TrainState]]
-"""(parameters, batches) -> (loss of every step, last state); compiled once, called for several points."""
+def checksum(params: Any) -> str:
+    """CRC-32 of the bits of all parameters, in the order of their tree."""
+    crc = 0
+    for leaf in jax.tree.leaves(jax.device_get(params)):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
+    return f"{crc:08x}"
 
 
-def _gradient(run: Run, point: tuple[Any, HostBatch]) -> Any:
-    """The gradient at these parameters."""
+Run = Callable[[Any, Sequence[HostBatch]], tuple[np.ndarray, np.ndarray, TrainState]]
+"""(parameters, batches) -> (losses, gradient norms, last state); compiled once, called for several points."""
+
+
+def _gradient(run: Run, point: tuple[Any, HostBatch]) -> tuple[Any, float]:
+    """The gradient at these parameters, and its norm as the step reports it."""
     params, batch = point
-    return run(params, [batch])[1].opt_state[0]
+    _, norms, state = run(params, [batch])
+    return state.opt_state[0], float(norms[0])
 
 
 def _on_one_device(
@@ -158,13 +177,13 @@ def _on_one_device(
 ) -> Run:
     compiled = jax.jit(step)
 
-    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
-        state, losses = create_state(params, rng, tx=tx, adapter=FULL), []
+    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, np.ndarray, TrainState]:
+        state, numbers = create_state(params, rng, tx=tx, adapter=FULL), []
         state = state._replace(companions=companions)
         for batch in batches:
             state, sums = compiled(state, dict(batch), rng)
-            losses.append(float(sums["loss"][0]))
-        return np.array(losses), jax.device_get(state)
+            numbers.append([float(sums[name][0]) for name in ("loss", "grad_norm")])
+        return *np.array(numbers).T, jax.device_get(state)
 
     return run
 
@@ -181,15 +200,16 @@ def _launched(
     compiled = launcher.compile(step, donate=False)
     key = launcher.replicate(rng)
 
-    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, TrainState]:
+    def run(params: Any, batches: Sequence[HostBatch]) -> tuple[np.ndarray, np.ndarray, TrainState]:
         shardings = launcher.shardings(jax.eval_shape(create, params, rng), network.logical_axes())
-        state, losses = jax.jit(create, out_shardings=shardings)(params, rng), []
+        state, numbers = jax.jit(create, out_shardings=shardings)(params, rng), []
         state = launcher.enter(state._replace(companions=place_companions(companions, network, launcher)))
         for batch in batches:
             rows = launcher.local_rows(len(batch["example_ids"]))
             state, sums = compiled(state, launcher.put({k: v[rows] for k, v in batch.items()}), key)
-            losses.append(float(launcher.fetch(sums)["loss"][0]))
-        return np.array(losses), jax.device_get(launcher.leave(state))
+            fetched = launcher.fetch(sums)
+            numbers.append([float(fetched[name][0]) for name in ("loss", "grad_norm")])
+        return *np.array(numbers).T, jax.device_get(launcher.leave(state))
 
     return run
 
@@ -205,12 +225,14 @@ def _gap(got: Any, expected: Any) -> float:
 def table(rows: Sequence[Row], title: str) -> Table:
     """The certificate as a table."""
     out = Table(title=title)
-    for column in ("launcher", "microbatches", "loss", "loss difference", "gradient difference", "agrees"):
-        out.add_column(column, justify="left" if column in ("launcher", "agrees") else "right")
+    numbers = ("microbatches", "loss", "loss difference", "gradient difference", "norm difference", "initial")
+    for column in ("launcher", *numbers, "agrees"):
+        out.add_column(column, justify="right" if column in numbers else "left")
     for row in rows:
         course = f"{row.first_loss:.4f} -> {row.last_loss:.4f}"
-        differences = (f"{row.loss_gap:.1e}", f"{row.gradient_gap:.1e}")
-        out.add_row(row.launcher, str(row.microbatches), course, *differences, "yes" if row.agrees else "NO")
+        differences = (f"{gap:.1e}" for gap in (row.loss_gap, row.gradient_gap, row.norm_gap))
+        verdict = (row.initial, "yes" if row.agrees else "NO")
+        out.add_row(row.launcher, str(row.microbatches), course, *differences, *verdict)
     return out
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from model.config import ModelConfig
 from model.ranges import COUNT, NOT_NEGATIVE, SEED, STEPS, check_ranges
+from model.row_keys import Generator
 from objectives.base import Objective
 from train.data import Data
 from train.launch import Launcher, Pmap
@@ -29,6 +30,8 @@ class Run:
     """Parts in which each batch is computed, to save memory; the numbers do not change."""
     seed: Annotated[int, SEED] = 0
     """Seeds parameters, data order, corruption and dropout."""
+    dropout_bits: Generator = "hash"
+    """How dropout draws: "hash" costs a tenth of "threefry" (model/row_keys.py)."""
     optimizer: Optimizer = Optimizer()
     launcher: Launcher = Pmap()
     """Pmap (replicated) or Mesh (sharded)."""

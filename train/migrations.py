@@ -101,6 +101,12 @@ def _named(value: Any, name: str) -> Iterator[Any]:
         yield from _named(inner, name)
 
 
+def _dropout_bits(description: Encoded, _: Callable[[], Tokenizer]) -> Encoded:
+    if "experiment" not in description or "dropout_bits" in description["experiment"]:
+        return description
+    return {**description, "experiment": {**description["experiment"], "dropout_bits": "hash"}}
+
+
 MASKING = (
     ("unit", "token"),
     ("rate", 0.15),
@@ -172,6 +178,10 @@ TABLES = Tables(
     ),
     whole=(
         WholeChange(to=_companion_checkpoints, account="companion_checkpoints is {}, as before"),
+        WholeChange(
+            to=_dropout_bits,
+            account="dropout is drawn for each example now: a run that goes on drops other values, if any",
+        ),
         WholeChange(to=_learned, account="classes is learned now"),
         WholeChange(to=_rows, account="rows is what its data and tokenizer say"),
     ),

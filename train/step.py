@@ -7,6 +7,7 @@ unequal parts, the usual shortcut, changes the gradient by tens of percent under
 Letters: B rows of a batch, M microbatches.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def train_step(
     Args:
       state: the state before the step; donated by the launchers.
       batch: arrays with leading axis B (this device's rows if `axis` is given, else all rows).
-      rng: the run's root key; step, example ids and device are folded in here, never by the caller.
+      rng: the run's root key; step and example ids are folded in here and in the network, never by the caller.
       network: backbone and heads, unbound; its companions' parameters are in the state, and get no gradient.
       objective: the loss, as sums with weights.
       tx: optax transformation over `state.trainable`.
@@ -71,25 +72,23 @@ def train_step(
       The next state, and sums with weights: every term and metric of the objective, `loss`, `grad_norm`, `tokens`.
     """
     corruption_key, dropout_key = (jax.random.fold_in(k, state.step) for k in jax.random.split(rng))
-    if axis is not None:
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis))
-    micro = (_interleave(batch, microbatches), jnp.arange(microbatches))
+    micro = _interleave(batch, microbatches)
     splits = microbatches if axis is None else microbatches * jax.lax.psum(1, axis)
 
-    def forward(trainable: Params, rows: Batch, index: jax.Array) -> LossOut:
+    def forward(trainable: Params, rows: Batch) -> LossOut:
         params = adapter.merge(trainable, state.frozen)
-        bound = network.bind(params, jax.random.fold_in(dropout_key, index), state.companions)
+        bound = network.bind(params, dropout_key, state.companions)
         return objective(bound, rows, corruption_key)
 
-    def weights(x: Any) -> dict[str, jax.Array]:
+    def weights(rows: Batch) -> dict[str, jax.Array]:
         # The loss sums of this call are dropped, so the compiler removes the model from it.
-        return {name: weight for name, (_, weight) in forward(state.trainable, *x).terms.items()}
+        return {name: weight for name, (_, weight) in forward(state.trainable, rows).terms.items()}
 
     weight_sums = _scan_sum(weights, micro)
     weight_sums = weight_sums if axis is None else jax.lax.psum(weight_sums, axis)
 
-    def loss(trainable: Params, rows: Batch, index: jax.Array) -> tuple[jax.Array, LossOut]:
-        out = forward(trainable, rows, index)
+    def loss(trainable: Params, rows: Batch) -> tuple[jax.Array, LossOut]:
+        out = forward(trainable, rows)
         parts = [
             objective.coefficients()[k] * _safe_divide(s, weight_sums[k]) for k, (s, _) in out.terms.items()
         ]
@@ -97,7 +96,9 @@ def train_step(
         parts += [penalty / splits for penalty in out.penalties.values()]
         return jnp.sum(jnp.stack(parts)), out
 
-    (_, out), grads = _scan_sum(lambda x: jax.value_and_grad(loss, has_aux=True)(state.trainable, *x), micro)
+    (_, out), grads = _scan_sum(
+        functools.partial(jax.value_and_grad(loss, has_aux=True), state.trainable), micro
+    )
     if axis is not None:
         out, grads = jax.lax.psum((out, grads), axis)
     out = out._replace(penalties={name: penalty / splits for name, penalty in out.penalties.items()})
