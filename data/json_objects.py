@@ -1,4 +1,4 @@
-"""JSON files of other people: read with a bound, and one clear error each. Must not know what they mean."""
+"""JSON files of other people: read with a bound, and one clear error each. Who asks says what it means."""
 
 import json
 from pathlib import Path

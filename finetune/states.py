@@ -5,7 +5,7 @@
     batch = rows(model, ["a fine film", "dull"])           # numpy arrays, one text a row
     hidden_BLD = hidden_states(model, batch)
 
-It must not know training. Shape suffixes: B texts, L tokens, D model width.
+Shape suffixes: B texts, L tokens, D model width.
 """
 
 import functools
@@ -48,9 +48,9 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     """
     path = local_path(folder)
     if any(any(path.glob(name + "*")) for name in (WEIGHTS, FLAX, PICKLE)):
-        found = read(path)
-        tokenizer = published_tokenizer(path, found.family.model_type)
-        return Model(found.network, jax.device_put(found.params), tokenizer)
+        published = read(path)
+        tokenizer = published_tokenizer(path, published.family.model_type)
+        return Model(published.network, jax.device_put(published.params), tokenizer)
     source = open_run(path, code)
     if "objective" in source.description:
         heads = tuple(source.objective.heads(source.model))

@@ -41,7 +41,6 @@ class FillInTheMiddle(CausalLM, RowMaker):
     """Share of the stretches that are reordered."""
 
     def own_ids(self) -> int:
-        """What opens prefix, suffix and middle."""
         return MARKS
 
     def check(self, config: Any) -> None:
@@ -57,7 +56,6 @@ class FillInTheMiddle(CausalLM, RowMaker):
         return sentinel_ids(self.rows, MARKS)
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         builder, first = RowBuilder(self.rows.length), index % len(docs)
         while builder.remaining >= 6:
             text = draw_stretch(docs, first, builder.remaining - 4, rng)

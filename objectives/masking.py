@@ -51,7 +51,6 @@ class Masking:
     """0 masks anew in every step; n fixes n maskings of each example, of which every step takes one (BERT: 10)."""
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be."""
         check_ranges(self)
         if self.mask_share + self.random_share > 1 + 1e-9:
             raise ValueError(

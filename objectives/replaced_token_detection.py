@@ -83,7 +83,6 @@ class ReplacedTokenDetection(Objective, Claims):
     metric_modes = MappingProxyType({name: "max" for name in ("generator_accuracy", "accuracy", "recall")})
 
     def __post_init__(self) -> None:
-        """Refuse a generator that sees its answers."""
         super().__post_init__()
         if self.masking.mask_share < 1:
             raise ValueError(
@@ -94,7 +93,6 @@ class ReplacedTokenDetection(Objective, Claims):
         return self.masking.reads()
 
     def heads(self, config: Any) -> Heads:
-        """The generator, and one logit per token."""
         generator = Generator(config, heads=self.generator_heads)
         return (("generator", generator), ("discriminator", Discriminator(config)))
 
@@ -102,7 +100,6 @@ class ReplacedTokenDetection(Objective, Claims):
         return {"generator": 1.0, "discriminator": self.discriminator_weight}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary, and a fair coin."""
         return {"generator": math.log(config.vocab_size), "discriminator": math.log(2)}
 
     def check(self, config: Any) -> None:

@@ -2,7 +2,7 @@
 
 Weights of Flax are read too, where there are no others.
 
-Knows no family. The format's own library reads headers; a file of another kind or a damaged one is one clear error.
+The format's own library reads headers; a file of another kind or a damaged one is one clear error.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """flax_model.msgpack, as version 4 of transformers wrote it: its arrays by the names that model.safetensors has for them.
 
-Flax reads the format, in which there is no pickle; a whole file is held at once. Knows no family.
+Flax reads the format, in which there is no pickle; a whole file is held at once.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
 """How tensors of a published checkpoint stand for our parameters: one rule each, read in both directions.
 
 Our leaves are named by path ("backbone/layers/mlp/up/kernel"), without a layer's number: blocks are stacked along axis 0.
-Knows no family, no file and no network.
 """
 
 import dataclasses
