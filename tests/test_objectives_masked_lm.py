@@ -299,8 +299,8 @@ def test_a_schedule_has_exact_counts_at_every_rate():
     [
         ({"final_rate": 0.1}, "are a schedule together"),
         ({"rate_examples": 10}, "are a schedule together"),
-        ({"final_rate": 1.5, "rate_examples": 10}, "must lie in"),
-        ({"rate": 0.0}, "must lie in"),
+        ({"final_rate": 1.5, "rate_examples": 10}, "final_rate must be above 0 and at most 1, got 1.5"),
+        ({"rate": 0.0}, "rate must be above 0 and at most 1, got 0.0"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(changes, message):
