@@ -163,7 +163,7 @@ class Documents:
                 raise ValueError(
                     f"holding out {held_out} of {len(self)} documents leaves one side empty "
                     f"({int(held.sum())} held out): choose another fraction, or part the texts (a blank line ends a "
-                    "document of a .txt file; a record of a .jsonl file is one)"
+                    "document of a .txt file, with --data.end line every line does; a record of a .jsonl file is one)"
                 )
             self._splits[held_out] = self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
         return self._splits[held_out]

@@ -25,7 +25,7 @@ import tyro
 from data.documents import FORMAT, Documents, DocumentsWriter, text_hash
 from data.packages import cache_dir
 from data.paths import NoPath, local_path, path_options
-from data.records import DataError
+from data.records import DataError, DocumentEnd
 from data.sources import TextSource, documents
 from data.tokenizer import MAX_SENTENCES, Tokenizer, load_tokenizer, train_sentencepiece
 
@@ -59,6 +59,7 @@ def prepare(
     tokenizer: str | Path | TrainTokenizer,
     out: str | Path | None = None,
     column: str = "text",
+    end: DocumentEnd = "blank line",
     workers: int | None = None,
 ) -> Documents:
     """Tokenise text into a corpus at `out`, or return the one already there if it came from the same inputs.
@@ -68,13 +69,14 @@ def prepare(
       tokenizer: a tokenizer file, or how to train one; a copy lies beside the corpus as tokenizer.model.
       out: directory of the corpus; None names one by its inputs under the cache.
       column: where the text is in .jsonl files and TFDS data sets.
+      end: what ends a document of a .txt file.
       workers: processes; None takes all cores for large inputs and none for small ones.
 
     Raises:
       DataError: the input is not as it should be; the message names the place.
       FileExistsError: `out` holds a corpus of other inputs.
     """
-    source = documents(inputs, column=column)
+    source = documents(inputs, column=column, end=end)
     if isinstance(tokenizer, TrainTokenizer):
         how: Any = dataclasses.asdict(tokenizer)
     else:
@@ -218,6 +220,7 @@ def main(
     model_type: Literal["unigram", "bpe"] = "unigram",
     byte_fallback: bool = False,
     column: str = "text",
+    end: DocumentEnd = "blank line",
     workers: int | None = None,
 ) -> int:
     """Tokenise text into a corpus with random access.
@@ -231,6 +234,7 @@ def main(
       model_type: Kind of the trained vocabulary.
       byte_fallback: Spell unknown characters in bytes.
       column: Where the text is in .jsonl files and TFDS data sets.
+      end: What ends a document of a .txt file.
       workers: Processes; all cores for large inputs if not given.
     """
     if (tokenizer is None) == (vocab_size is None):
@@ -245,7 +249,7 @@ def main(
             vocab_size=vocab_size, lowercase=lowercase, model_type=model_type, byte_fallback=byte_fallback
         )
     try:
-        corpus = prepare(inputs, tokenizer=how, out=out, column=column, workers=workers)
+        corpus = prepare(inputs, tokenizer=how, out=out, column=column, end=end, workers=workers)
     except (ValueError, FileExistsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from data.paths import local_path
 
@@ -129,8 +129,14 @@ def _decoded(path: Path, number: int, line: bytes, offset: int) -> str:
         ) from error
 
 
-def read_documents(path: Path, column: str = "text", raw: IO[bytes] | None = None) -> Iterator[str]:
-    """Texts of a .txt file, where a blank line ends a document, or of a .jsonl file's `column`."""
+DocumentEnd = Literal["blank line", "line"]
+"""What ends a document of a .txt file."""
+
+
+def read_documents(
+    path: Path, column: str = "text", raw: IO[bytes] | None = None, end: DocumentEnd = "blank line"
+) -> Iterator[str]:
+    """Texts of a .txt file, parted as `end` says, or of a .jsonl file's `column`."""
     if kind(path, TEXT_SUFFIXES) == ".jsonl":
         for record in _json_records(path, raw):
             text = required(record, column)
@@ -143,7 +149,7 @@ def read_documents(path: Path, column: str = "text", raw: IO[bytes] | None = Non
     for line in lines(path, raw):
         if line.strip():
             document.append(line.rstrip("\r\n"))
-        elif document:
+        if document and (end == "line" or not line.strip()):
             yield "\n".join(document)
             document = []
     if document:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data import packages
 from data.digests import file_digest
-from data.records import DataError, Record, expand, read_documents, read_table
+from data.records import DataError, DocumentEnd, Record, expand, read_documents, read_table
 
 
 def is_tfds(spec: str) -> bool:
@@ -72,9 +72,10 @@ def _no_data_set(name: str, known: Sequence[str]) -> str:
 class TextSource:
     """Texts of files or of a TFDS split, in a fixed order, iterated as often as wanted."""
 
-    def __init__(self, specs: str | Sequence[str], *, column: str = "text"):
+    def __init__(self, specs: str | Sequence[str], *, column: str = "text", end: DocumentEnd = "blank line"):
         self.specs = [specs] if isinstance(specs, str) else list(specs)
         self.column = column
+        self.end: DocumentEnd = end
         self.done = 0.0
         """Share of the input read by the newest iteration, for a progress bar."""
         if not self.specs:
@@ -95,7 +96,8 @@ class TextSource:
     @property
     def fingerprint(self) -> str:
         """Digest of what would be read: names and contents of files; name, length, ends and files of a split."""
-        parts: list[str] = [self.column]
+        # What corpora were prepared with before there was a choice stays their fingerprint.
+        parts: list[str] = [self.column, *([] if self.end == "blank line" else [self.end])]
         for part in self._parts:
             if isinstance(part, tuple):
                 name, source = part
@@ -116,7 +118,7 @@ class TextSource:
             else:
                 for path in part:
                     with open(path, "rb") as raw:
-                        for text in read_documents(path, self.column, raw):
+                        for text in read_documents(path, self.column, raw, self.end):
                             if not raw.closed:
                                 self.done = (read + raw.tell()) / total
                             yield text
@@ -136,9 +138,11 @@ class TextSource:
             yield _text(value, f"{name}: record {number}") if isinstance(value, bytes) else value
 
 
-def documents(specs: str | Sequence[str], *, column: str = "text") -> TextSource:
+def documents(
+    specs: str | Sequence[str], *, column: str = "text", end: DocumentEnd = "blank line"
+) -> TextSource:
     """Texts named by globs of .txt/.jsonl(.gz) files, `tfds:NAME[/config][:split]` or a plain TFDS name."""
-    return TextSource(specs, column=column)
+    return TextSource(specs, column=column, end=end)
 
 
 def records(specs: str | Sequence[str], *, split: str = "train") -> list[Record]:

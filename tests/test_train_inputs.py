@@ -1,5 +1,6 @@
 """A run goes on only with what it has read: tables, corpora to the last bit, and the run that it started from."""
 
+import dataclasses
 import json
 import os
 import types
@@ -11,7 +12,7 @@ from data import digests
 from data.digests import file_digest, records_digest
 from data.documents import Documents, DocumentsWriter
 from data.prepare import prepare
-from data.sources import records
+from data.sources import documents, records
 from data.tokenizer import train_sentencepiece
 from finetune.build import build
 from objectives.masked_lm import MaskedLM
@@ -20,7 +21,7 @@ from tests.tuned import settings, write_csv
 from train.build import build as build_pretraining
 from train.describe import decode, read_json
 from train.experiment import Experiment
-from train.inputs import changed
+from train.inputs import changed, same
 from train.launch import Mesh
 from train.restore import open_run
 from train.text import TextData
@@ -69,7 +70,8 @@ def test_a_fine_tuning_run_refuses_changed_tables(pretrained, tmp_path, table):
     experiment = settings(pretrained, tmp_path, data=files)
     built = build(experiment)
     claim(tmp_path / "run", built.description, built.tokenizer)
-    claim(tmp_path / "run", build(experiment).description, built.tokenizer)
+    spelt = dataclasses.replace(experiment, init=f"{experiment.init}/")
+    claim(tmp_path / "run", build(spelt).description, built.tokenizer)
     same_size_and_times(tmp_path / f"{table}.csv", lambda text: text.replace("fine film 3,", "dull film 3,"))
     with pytest.raises(ValueError) as error:
         claim(tmp_path / "run", build(experiment).description, built.tokenizer)
@@ -137,6 +139,10 @@ def test_pretraining_refuses_a_corpus_of_other_case(tmp_path):
     )
     before = build_pretraining(experiment)
     claim(run, before.description, before.tokenizer)
+    moved = tmp_path / "b.txt"
+    moved.write_text(text.read_text())
+    elsewhere = dataclasses.replace(experiment, data=dataclasses.replace(data, files=(str(moved),)))
+    claim(run, build_pretraining(elsewhere).description, before.tokenizer)  # the same text in another place
     same_size_and_times(text, lambda content: content.replace("Fine film number 7 ", "fine film number 7 "))
     after = build_pretraining(experiment)
     assert after.description["corpora"] == before.description["corpora"], "blind to case"
@@ -203,3 +209,22 @@ def test_what_changed_is_said_by_name():
         "data.files[1] (x, y) was 1,200 documents with sha256 aaaaaaaaaaaaaaaa..., is now 7 documents with sha256 "
         "cccccccccccccccc..."
     ]
+
+
+def test_where_an_input_lies_is_not_what_it_is():
+    files = {"data.files": {"documents": 3, "sha256": "a"}, "init": {"step": 4, "sha256": "b"}}
+    assert same(files, files) == ["data.files", "init"]
+    assert same(files, {**files, "init": {"step": 5, "sha256": "c"}}) == ["data.files"]
+    mixed = {"data.files[0]": {"sha256": "a"}, "data.files[1]": {"sha256": "b"}}
+    assert same(mixed, mixed) == ["data.files"]
+    assert same(mixed, {**mixed, "data.files[1]": {"sha256": "c"}}) == []
+    assert same({}, files) == []  # nobody can say
+
+
+def test_a_line_can_be_a_document(tmp_path):
+    file = tmp_path / "lines.txt"
+    file.write_text("one\ntwo\n\nthree\n")
+    assert list(documents(str(file))) == ["one\ntwo", "three"]
+    lines = documents(str(file), end="line")
+    assert list(lines) == ["one", "two", "three"]
+    assert lines.fingerprint != documents(str(file)).fingerprint

@@ -21,6 +21,15 @@ def unknown(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(new.keys() - stored.keys())
 
 
+def same(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields of the experiment all of whose inputs are what they were, wherever they lie."""
+    names = stored.keys() | new.keys()
+    others = {
+        _field(name) for name in names if name not in stored or name not in new or stored[name] != new[name]
+    }
+    return sorted({_field(name) for name in names} - others)
+
+
 def changed(stored: Mapping[str, Any], new: Mapping[str, Any], description: Any) -> list[str]:
     """A line for each input that is another one now.
 
@@ -34,6 +43,11 @@ def changed(stored: Mapping[str, Any], new: Mapping[str, Any], description: Any)
         for name in sorted(new.keys() & stored.keys())
         if stored[name] != new[name]
     ]
+
+
+def _field(name: str) -> str:
+    """The field that names an input, which may be one of several."""
+    return name.split("[")[0]
 
 
 def _said(entry: Mapping[str, Any]) -> str:
@@ -53,7 +67,7 @@ def _said(entry: Mapping[str, Any]) -> str:
 def _called(description: Any, name: str) -> str:
     """The value of a field of the experiment, such as data.train."""
     value = description
-    for part in f"experiment.{name}".split("[")[0].split("."):
+    for part in f"experiment.{_field(name)}".split("."):
         if not isinstance(value, Mapping) or part not in value:
             return "given"
         value = value[part]

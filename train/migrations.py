@@ -151,6 +151,7 @@ TABLES = Tables(
         "train.experiment:Experiment": {"table": "random", "companions": [], "init": ""},
         "train.experiment:Run": {"companions": [], "init": ""},
         "finetune.experiment:FineTune": {"companions": []},
+        "train.text:TextData": {"end": "blank line"},
     },
     changed=(
         Change(kind="objectives.masked_lm:MaskedLM", to=_masked_lm, account="has its masking in one value"),

@@ -14,6 +14,7 @@ from data.documents import Documents
 from data.packing import Framing, PackedRows
 from data.paths import local_path
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
+from data.records import DocumentEnd
 from data.semantics import semantic_table
 from data.stream import MadeRows, Rows, WithLookups
 from data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
@@ -49,6 +50,8 @@ class TextData(Data):
     unless `weights` are given."""
     column: str = "text"
     """Where the text is in .jsonl files and TFDS data sets."""
+    end: DocumentEnd = "blank line"
+    """What ends a document of a .txt file."""
     weights: Annotated[tuple[float, ...], POSITIVE] = ()
     """Mix the entries of `files` as corpora of their own, by these weights."""
     length: Annotated[int, COUNT] = 128
@@ -126,11 +129,11 @@ class TextData(Data):
         how: Path | TrainTokenizer | None = self._tokenizer_file(source)
         if how is None:
             how = TrainTokenizer(vocab_size=self._pieces(experiment), lowercase=self.lowercase)
-        whole = prepare(self.files, tokenizer=how, column=self.column)
+        whole = prepare(self.files, tokenizer=how, column=self.column, end=self.end)
         file = Path(whole.meta["directory"]) / TOKENIZER_FILE
         if not self.weights:
             return [whole], load_tokenizer(file)
-        each = [prepare(files, tokenizer=file, column=self.column) for files in self.files]
+        each = [prepare(files, tokenizer=file, column=self.column, end=self.end) for files in self.files]
         return each, load_tokenizer(file)
 
     def _inputs(self, corpora: Sequence[Documents]) -> dict[str, Any]:
@@ -161,7 +164,8 @@ class TextData(Data):
     def read_files(
         self, experiment: Experiment, source: Source, files: Sequence[str], column: str, reads: Sequence[str]
     ) -> Rows:
-        docs = prepare(files, tokenizer=source.folder / TOKENIZER_FILE, column=column or self.column)
+        tokenizer = source.folder / TOKENIZER_FILE
+        docs = prepare(files, tokenizer=tokenizer, column=column or self.column, end=self.end)
         return self._evaluation(experiment, docs, source.tokenizer, reads)
 
     def check_vocabulary(self, tokenizer: Tokenizer, experiment: Experiment, source: Source | None) -> None:

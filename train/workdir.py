@@ -3,6 +3,7 @@
 import functools
 import logging
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jax.experimental import multihost_utils
 from data.prepare import TOKENIZER_FILE
 from data.tokenizer import Tokenizer, load_tokenizer
 from train.describe import differences, read_json, write_json
-from train.inputs import INPUTS, changed, unknown
+from train.inputs import INPUTS, changed, same, unknown
 from train.migrations import migrate
 from train.own_code import kept_code
 
@@ -87,16 +88,18 @@ def _differences_from(workdir: Path, described: dict[str, Any]) -> tuple[list[st
     # Older versions kept no code. Where there is some, a line that shows two whole files would help nobody.
     code = _hashes(stored["code"]) if "code" in stored else _hashes(now["code"])
     lines = differences({**stored, "code": code}, {**now, "code": _hashes(now["code"])})
-    return [line for line in lines if not _may_change(line)], changed(before, inputs, now)
+    # Where an input lies, and how that is written, is nobody's business while its content is the same.
+    may_change = (*MAY_CHANGE, *same(before, inputs))
+    return [line for line in lines if not _may_change(line, may_change)], changed(before, inputs, now)
 
 
 def _hashes(code: dict[str, Any]) -> dict[str, str]:
     return {module: kept["sha256"] for module, kept in code.items()}
 
 
-def _may_change(line: str) -> bool:
+def _may_change(line: str, fields: Iterable[str]) -> bool:
     path = line.split(":")[0].removeprefix("experiment.")
-    return any(path == name or path.startswith(f"{name}.") for name in MAY_CHANGE)
+    return any(path == name or path.startswith(f"{name}.") for name in fields)
 
 
 def versions() -> dict[str, str]:
