@@ -1,4 +1,4 @@
-"""The honest row: TF-IDF features and a linear model on the same labels and splits. Knows no network."""
+"""The honest row: TF-IDF features and a linear model on the same labels and splits as the networks."""
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression

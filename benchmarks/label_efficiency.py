@@ -3,7 +3,7 @@
 `python -m benchmarks.label_efficiency configs/demo.py --workdir runs/demo`. Both arms get the same architecture, tokenizer,
 labels, steps and evaluations, and the same care: each arm's optimizer is chosen on the eval split, with the first seed,
 from the same few. The test split is scored once per run, with the checkpoint that was best on the eval split.
-Resumable: finished runs are read, not repeated. It must not know a model or an objective.
+Resumable: finished runs are read, not repeated. Models and objectives are those of the study's configs.
 """
 
 import dataclasses

@@ -64,12 +64,12 @@ def outputs(model: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     out = model(batch["tokens"], attention_mask=batch["segment_ids"], output_hidden_states=True, **more)
     if "T5" in name:
         return {"hidden": out.encoder_last_hidden_state, "logits": out.logits}
-    found = {"hidden": out.hidden_states[-1]}
+    states = {"hidden": out.hidden_states[-1]}
     if "prediction_logits" in out:
-        return {**found, "logits": out.prediction_logits, "of_text": out.seq_relationship_logits}
+        return {**states, "logits": out.prediction_logits, "of_text": out.seq_relationship_logits}
     if "start_logits" in out:
-        return {**found, "logits": np.stack([out.start_logits, out.end_logits], -1)}
-    return {**found, "of_text" if "SequenceClassification" in name else "logits": out.logits}
+        return {**states, "logits": np.stack([out.start_logits, out.end_logits], -1)}
+    return {**states, "of_text" if "SequenceClassification" in name else "logits": out.logits}
 
 
 def main(folder: Path) -> None:

@@ -39,7 +39,7 @@ SENTENCES = (
     "A girl is playing the violin.",
 )
 ASKED = 200
-WHOLE = ("similarities", "answers")
+UNSEEDED = ("similarities", "answers")
 """What is compared once, beside the tasks."""
 
 
@@ -138,8 +138,8 @@ def _our_states(published: Path) -> Any:
     from data.tokenizer_files import published_tokenizer
     from finetune.published.reading import read
 
-    found, tokenizer = read(published), published_tokenizer(published, "bert")
-    bound, states = found.network.bind(found.params), []
+    checkpoint, tokenizer = read(published), published_tokenizer(published, "bert")
+    bound, states = checkpoint.network.bind(checkpoint.params), []
     for ids in tokenizer.encode_batch(SENTENCES):
         tokens = np.array([tokenizer.frame(pair=False).around(ids)[0]], np.int32)
         places = np.arange(tokens.shape[1], dtype=np.int32)[None]
@@ -172,12 +172,14 @@ class Arguments:
     """One side runs a single task and seed in this process: what the whole command starts."""
 
 
-def one(arguments: Arguments) -> None:
+def run_here(arguments: Arguments) -> None:
     """One run of one side, in this process."""
     (task,), (seed,) = arguments.tasks, arguments.seeds
     published = unpack(arguments.workdir)
-    if task in WHOLE:
-        write_json(arguments.workdir / f"{arguments.side}-{task}.json", _whole(arguments, published, task))
+    if task in UNSEEDED:
+        write_json(
+            arguments.workdir / f"{arguments.side}-{task}.json", _compute_unseeded(arguments, published, task)
+        )
         return
     folder = arguments.workdir / f"{arguments.side}-{task}-{seed}"
     if arguments.side == "ours":
@@ -189,7 +191,7 @@ def one(arguments: Arguments) -> None:
     write_json(arguments.workdir / f"{arguments.side}-{task}-{seed}.json", result)
 
 
-def _whole(arguments: Arguments, published: Path, task: str) -> list[list[float]]:
+def _compute_unseeded(arguments: Arguments, published: Path, task: str) -> list[list[float]]:
     if task == "similarities":
         return similarities(published, arguments.side)
     if arguments.side == "ours":
@@ -199,7 +201,7 @@ def _whole(arguments: Arguments, published: Path, task: str) -> list[list[float]
     return their_answers(arguments.workdir / "ours-sentiment-0" / "published", texts_asked())
 
 
-def apart(arguments: Arguments, task: str) -> float:
+def largest_difference(arguments: Arguments, task: str) -> float:
     """The largest difference between both sides."""
     here, there = (run(arguments, side, task, 0) for side in ("ours", "theirs"))
     return max(abs(a - b) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True))
@@ -207,7 +209,7 @@ def apart(arguments: Arguments, task: str) -> float:
 
 def run(arguments: Arguments, side: str, task: str, seed: int) -> Any:
     """One run in a process of its own, or what it came to."""
-    name = f"{side}-{task}.json" if task in WHOLE else f"{side}-{task}-{seed}.json"
+    name = f"{side}-{task}.json" if task in UNSEEDED else f"{side}-{task}-{seed}.json"
     if not (arguments.workdir / name).exists():
         own = ["--workdir", str(arguments.workdir), "--side", side, "--tasks", task, "--seeds", str(seed)]
         subprocess.run([sys.executable, "-m", "benchmarks.minilm", *own], check=True)
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str]) -> None:
     parsed = tyro.cli(Arguments, args=list(arguments), prog="python -m benchmarks.minilm")
     parsed.workdir.mkdir(parents=True, exist_ok=True)
     if parsed.side != "both":
-        one(parsed)
+        run_here(parsed)
         return
     unpack(parsed.workdir)
     results = {(task, side): [] for task in parsed.tasks for side in ("ours", "theirs")}  # type: dict[tuple[str, str], list[dict[str, float]]]
@@ -229,23 +231,25 @@ def main(arguments: Sequence[str]) -> None:
     table = Table()
     for column in ("task", "side", "test score", "minutes", "peak MiB"):
         table.add_column(column, justify="left" if column in ("task", "side") else "right")
-    for (task, side), found in results.items():
-        scores = [one[JOBS[task].metric] for one in found]
+    for (task, side), runs in results.items():
+        scores = [one[JOBS[task].metric] for one in runs]
         spread = stdev(scores) if len(scores) > 1 else 0.0
         table.add_row(
             f"{task} ({JOBS[task].metric})",
             side,
             f"{mean(scores):.4f} ±{spread:.4f}",
-            f"{mean(one['minutes'] for one in found):.1f}",
-            f"{max(one['peak_mib'] for one in found):,.0f}",
+            f"{mean(one['minutes'] for one in runs):.1f}",
+            f"{max(one['peak_mib'] for one in runs):,.0f}",
         )
     Console(width=110).print(table)
-    print(f"similarities of {len(SENTENCES)} sentences differ by at most {apart(parsed, 'similarities'):.1e}")
+    print(
+        f"similarities of {len(SENTENCES)} sentences differ by at most {largest_difference(parsed, 'similarities'):.1e}"
+    )
     if "sentiment" in parsed.tasks:
         print(
-            f"answers of one run of ours, exported and opened there, differ by {apart(parsed, 'answers'):.1e}"
+            f"answers of one run of ours, exported and opened there, differ by {largest_difference(parsed, 'answers'):.1e}"
         )
-    print(json.dumps({f"{task}/{side}": found for (task, side), found in results.items()}))
+    print(json.dumps({f"{task}/{side}": runs for (task, side), runs in results.items()}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.objective_comparison configs/objective_comparison.py --workdir runs/objectives`. Every arm chooses its
 optimizer on the eval split with the first seed; the test split is scored once per run. Resumable: finished runs are read,
-not repeated. It must not know a model or an objective.
+not repeated. Models and objectives are those of the config's arms.
 """
 
 import sys
@@ -100,10 +100,10 @@ def _arm(
 
 def by_objective(rows: Sequence[Row]) -> dict[str, dict[str, list[Row]]]:
     """Rows by objective and task, in the order they stand."""
-    found: dict[str, dict[str, list[Row]]] = {}
+    grouped: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        found.setdefault(row["objective"], {}).setdefault(row["task"], []).append(row)
-    return found
+        grouped.setdefault(row["objective"], {}).setdefault(row["task"], []).append(row)
+    return grouped
 
 
 def results_table(rows: Sequence[Row]) -> Table:
@@ -124,17 +124,17 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 def write_plot(rows: Sequence[Row], file: Path) -> None:
     """One panel per task: mean and deviation over seeds, a line where training from scratch ends up."""
-    found = by_objective(rows)
+    grouped = by_objective(rows)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    names = [name for name in found if name != SCRATCH][::-1]
+    names = [name for name in grouped if name != SCRATCH][::-1]
     figure, axes = plt.subplots(
         1, len(tasks), figsize=(4.5 * len(tasks), 0.5 * len(names) + 1.2), sharey=True, squeeze=False
     )
     for axis, task in zip(axes[0], tasks, strict=True):
-        scores = [[row["score"] for row in found[name][task]] for name in names]
+        scores = [[row["score"] for row in grouped[name][task]] for name in names]
         spreads = [stdev(some) if len(some) > 1 else 0.0 for some in scores]
         axis.errorbar([mean(s) for s in scores], range(len(names)), xerr=spreads, fmt="o", color="#1b6ca8")
-        scratch = mean(row["score"] for row in found[SCRATCH][task])
+        scratch = mean(row["score"] for row in grouped[SCRATCH][task])
         axis.axvline(scratch, color="#c8553d", linestyle="--", label=SCRATCH)
         axis.set(title=task, xlabel=f"test {rows[0]['metric']}", yticks=range(len(names)), yticklabels=names)
         axis.grid(alpha=0.3)

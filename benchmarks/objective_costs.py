@@ -4,7 +4,7 @@ Command:  python -m benchmarks.objective_costs        (prints the table of docs/
 
 All on backbones of one size (4 layers of 256, vocabulary 8,192), rows of 128 tokens, each a text of its own unless the
 objective makes the rows. FLOPs are those of matrix products, forwards and backwards, and belong to the batch as a whole.
-Knows no training. Shape suffixes: B rows, L tokens of a row.
+Shape suffixes: B rows, L tokens of a row.
 """
 
 import dataclasses

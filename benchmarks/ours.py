@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.step_time`: the train step as the loop runs it. Knows nothing of the peer.
+"""Our side of `benchmarks.step_time`: the train step as the loop runs it; the peer's is in peers.py.
 
 Letters: B rows of a batch, L tokens of a row, P scored positions of a row, D model width, V vocabulary.
 """

@@ -175,22 +175,22 @@ def outputs_there(model: Any, batch: Arrays) -> dict[str, torch.Tensor]:
     base = name.endswith("Model") and not name.endswith("LMHeadModel")
     out = model(inputs["tokens"], attention_mask=inputs["segment_ids"], output_hidden_states=True, **more)
     if kind == "t5":
-        found = {"hidden": out.encoder_last_hidden_state, "decoded": out.decoder_hidden_states[-1]}
-        return found if base else {**found, "logits": out.logits}
-    found = {"hidden": out.last_hidden_state if base else out.hidden_states[-1]}
+        by_name = {"hidden": out.encoder_last_hidden_state, "decoded": out.decoder_hidden_states[-1]}
+        return by_name if base else {**by_name, "logits": out.logits}
+    by_name = {"hidden": out.last_hidden_state if base else out.hidden_states[-1]}
     if base and out.get("pooler_output") is not None:
-        found["pooled"] = out.pooler_output
+        by_name["pooled"] = out.pooler_output
     if "prediction_logits" in out:
-        return {**found, "logits": out.prediction_logits, "of_text": out.seq_relationship_logits}
+        return {**by_name, "logits": out.prediction_logits, "of_text": out.seq_relationship_logits}
     if "start_logits" in out:
-        return {**found, "logits": torch.stack([out.start_logits, out.end_logits], -1)}
+        return {**by_name, "logits": torch.stack([out.start_logits, out.end_logits], -1)}
     if "logits" in out:
         of_text = "SequenceClassification" in name or "NextSentence" in name
-        found["of_text" if of_text else "logits"] = out.logits
-    return found
+        by_name["of_text" if of_text else "logits"] = out.logits
+    return by_name
 
 
-def gradients_differ(found: Published, model: Any, batch: Arrays, rng: np.random.Generator) -> float:
+def gradients_differ(published: Published, model: Any, batch: Arrays, rng: np.random.Generator) -> float:
     """The largest difference of any tensor's gradient, of a random sum of outputs, over its largest entry.
 
     Where the true gradient is zero (keys' biases), both sides hold rounding: entries below a thousandth of the largest of
@@ -202,12 +202,14 @@ def gradients_differ(found: Published, model: Any, batch: Arrays, rng: np.random
     if weights.shape[:2] == batch["tokens"].shape:
         weights *= batch["segment_ids"].reshape(ROWS, LENGTH, *(1 for _ in weights.shape[2:]))
     (there[name] * torch.tensor(weights)).sum().backward()
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(outputs(found, p, batch)[name] * weights)))(found.params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(outputs(published, p, batch)[name] * weights)))(
+        published.params
+    )
     leaves = {"/".join(path): np.asarray(leaf) for path, leaf in flat(gradient).items()}
-    family, own = found.family, found.family.architectures[found.architecture]
-    heads = {name: own[name] for name in found.params["heads"]}
-    prefix = family.prefix_of(found.architecture)
-    rules = family.rules(found.network.backbone.config, heads, prefix)
+    family, own = published.family, published.family.architectures[published.architecture]
+    heads = {name: own[name] for name in published.params["heads"]}
+    prefix = family.prefix_of(published.architecture)
+    rules = family.rules(published.network.backbone.config, heads, prefix)
     shapes = {path: leaf.shape for path, leaf in leaves.items()}
     ours = tensors(rules, shapes, lambda path, n: leaves[path] if n is None else leaves[path][n])
     parameters = dict(model.named_parameters())
@@ -258,23 +260,23 @@ def compare(
         batch = batch_for(model.config, rng)
         with torch.no_grad():
             there = {name: x.numpy() for name, x in outputs_there(model, batch).items()}
-        found = read(saved)
-        here = jax.jit(lambda params: outputs(found, params, batch))(found.params)
+        published = read(saved)
+        here = jax.jit(lambda params: outputs(published, params, batch))(published.params)
         worst = max(difference(np.asarray(here[name]), x, batch) for name, x in there.items())
         outcome.models, outcome.outputs = outcome.models + 1, max(outcome.outputs, worst)
         if model_type in WITH_GRADIENTS:
-            outcome.gradients = max(outcome.gradients or 0.0, gradients_differ(found, model, batch, rng))
+            outcome.gradients = max(outcome.gradients or 0.0, gradients_differ(published, model, batch, rng))
         own, same_class = choose(
-            found.network.backbone.config, frozenset(found.params["heads"]), architecture, model_type
+            published.network.backbone.config, frozenset(published.params["heads"]), architecture, model_type
         )
         write(
             written,
-            model=found.network.backbone.config,
-            params=found.params,
+            model=published.network.backbone.config,
+            params=published.params,
             family=own,
             architecture=same_class,
-            classes=found.classes,
-            config=found.config,
+            classes=published.classes,
+            config=published.config,
         )
         again = type(model).from_pretrained(written)
         before, after = model.state_dict(), again.state_dict()

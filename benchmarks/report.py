@@ -25,10 +25,10 @@ Row = dict[str, Any]
 
 def groups(rows: Sequence[Row]) -> dict[tuple[str, int, str], list[Row]]:
     """Rows by (task, labels, init), in the order they stand."""
-    found: dict[tuple[str, int, str], list[Row]] = {}
+    grouped: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
-        found.setdefault((row["task"], row["labels"], row["init"]), []).append(row)
-    return found
+        grouped.setdefault((row["task"], row["labels"], row["init"]), []).append(row)
+    return grouped
 
 
 def spread(values: Sequence[float]) -> str:
@@ -62,12 +62,12 @@ def results_table(rows: Sequence[Row]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("score", "gain", "gap", "steps", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    found, last = groups(rows), None
-    for (task, labels, init), some in found.items():
+    grouped, last = groups(rows), None
+    for (task, labels, init), some in grouped.items():
         if last is not None and (task, labels) != last:
             table.add_section()
         last = (task, labels)
-        scratch = mean(r["score"] for r in found[task, labels, "scratch"])
+        scratch = mean(r["score"] for r in grouped[task, labels, "scratch"])
         gain = "" if init == "scratch" else f"{100 * (mean(r['score'] for r in some) - scratch):+.1f}"
         linear = "curve" not in some[0]
         table.add_row(
@@ -131,11 +131,11 @@ def _pretraining(run: Path) -> Figure:
 
 def _label_efficiency(rows: Sequence[Row]) -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
-    found = groups(rows)
+    grouped = groups(rows)
     for init in dict.fromkeys(row["init"] for row in rows):
-        counts = [labels for _, labels, i in found if i == init]
+        counts = [labels for _, labels, i in grouped if i == init]
         places = range(len(counts))
-        scores = [[r["score"] for r in some] for (_, _, i), some in found.items() if i == init]
+        scores = [[r["score"] for r in some] for (_, _, i), some in grouped.items() if i == init]
         errors = [stdev(s) if len(s) > 1 else 0.0 for s in scores]
         axis.errorbar(
             places, [mean(s) for s in scores], errors, label=init, color=COLOURS[init], marker="o", capsize=3

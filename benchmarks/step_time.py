@@ -156,9 +156,9 @@ def race(options: Options, model: str, dtype: str, console: Console) -> list[dic
     """One group: every contestant of a model and dtype, in rotating order."""
     with started(contestants(options, model, dtype)) as racers:
         for fact in ("parameters", "device"):
-            found = {racer.contestant.name: racer.first[fact] for racer in racers}
-            if len(set(found.values())) > 1:
-                raise ValueError(f"{fact} must be the same for all contestants, but: {found}")
+            by_contestant = {racer.contestant.name: racer.first[fact] for racer in racers}
+            if len(set(by_contestant.values())) > 1:
+                raise ValueError(f"{fact} must be the same for all contestants, but: {by_contestant}")
         for number in range(options.rounds + 1):
             turn = number % len(racers)
             for racer in racers[turn:] + racers[:turn]:
@@ -192,10 +192,10 @@ def summary(racer: Racer, best: Racer) -> dict[str, Any]:
     }
 
 
-def device(found: str) -> str:
-    """The accelerator that the contestants found; where they found none, the processor and how many cores there are."""
-    if found != "cpu":
-        return found
+def device(reported: str) -> str:
+    """The accelerator that the contestants reported; of "cpu" the processor's name and how many cores there are."""
+    if reported != "cpu":
+        return reported
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The two downstream tasks that studies share: word labels and sentence labels. Knows no pretraining."""
+"""The two downstream tasks that studies share: word labels and sentence labels."""
 
 from benchmarks.study import Task
 from finetune.experiment import FineTune, LabelledData, ModelChanges

@@ -1,1 +1,1 @@
-"""What is read: text, tokenizers, packing and the stream of batches. No jax; knows no other room."""
+"""What is read: text, tokenizers, packing and the stream of batches. NumPy on the host: no jax, no other room."""

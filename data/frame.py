@@ -1,4 +1,4 @@
-"""What a model expects around a text, or around two. Knows no tokenizer and no rows."""
+"""What a model expects around a text, or around two: ids before, between and after, and their types."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

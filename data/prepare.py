@@ -1,7 +1,7 @@
 """Text in, tokenised corpus out: `python -m data.prepare FILES... --vocab-size 8192 --out DIR`.
 
-Idempotent: a corpus made from the same inputs is reused, anything else at `out` is left alone. Must not know
-rows, batches or models.
+Idempotent: a corpus made from the same inputs is reused, anything else at `out` is left alone. Rows are made
+of it at training, by packing.py.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Tokenizers of published checkpoints: WordPiece, byte-level BPE and Unigram, by the `tokenizers` library.
 
 They give the ids that they give in the library they come from, also for special tokens that are written in a text. The
-interface is that of `data.tokenizer`. It must not know models.
+interface is that of `data.tokenizer`.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """User files to texts and records: .txt, .jsonl, .csv, .tsv, .conll, each plain or .gz.
 
-Every mistake in a file is one line that names the file and the line, record or byte. Must not know tokens.
+Every mistake in a file is one line that names the file and the line, record or byte.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""A token table in closed form, from which documents share which words. Must not know models or objectives.
+"""A token table in closed form, from which documents share which words.
 
 Latent semantic analysis: the counts of tokens per document, damped and weighted by rarity, factored by a truncated SVD. It
 takes seconds where a gradient on the same signal takes many minutes, so training may start from it.

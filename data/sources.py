@@ -1,7 +1,4 @@
-"""What the user names as input, files or a TFDS data set, as one stream of texts or sequence of records.
-
-Must not know tokens.
-"""
+"""What the user names as input, files or a TFDS data set, as one stream of texts or sequence of records."""
 
 import hashlib
 import os

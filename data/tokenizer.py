@@ -2,7 +2,7 @@
 
 Tokenizers of published checkpoints are in published_tokenizer.py.
 
-Must not know about files of text, rows or batches: it is handed strings.
+It is handed strings: files of text are read in sources.py and records.py, rows are made in packing.py and labelled.py.
 """
 
 import hashlib

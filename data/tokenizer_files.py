@@ -1,4 +1,4 @@
-"""The files in which published checkpoints bring their tokenizers, in all their forms. Knows no models.
+"""The files in which published checkpoints bring their tokenizers, in all their forms.
 
 tokenizer.json is taken as it is; vocab.txt, vocab.json with merges.txt and SentencePiece's models become one.
 """

@@ -20,14 +20,14 @@ from data.tokenizer import Tokenizer
 from finetune.experiment import FineTune
 from finetune.tasks.base import Example, Learned
 from model.network import Network
-from objectives.base import Objective
-from train.build import check_evaluations, check_model, check_run, network_of
+from train.build import check_evaluations, check_model, check_run, describe, network_of
 from train.cli import console
 from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
+from train.state import run_keys
 from train.workdir import claim
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
@@ -116,43 +116,28 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
     }
     check_evaluations(experiment, network, objective, experiment.adapter, eval_sets)
     initial, passport = _initial(experiment, source, network)
-    stream = Stream(rows["train"], batch_size=experiment.batch_size, seed=experiment.seed)
+    parts = Parts(
+        network=network,
+        objective=objective,
+        stream=Stream(rows["train"], batch_size=experiment.batch_size, seed=experiment.seed),
+        eval_sets=eval_sets,
+        adapter=experiment.adapter,
+        initial=initial,
+        companions={companion.name: companion.params for companion in companions},
+    )
     return Built(
         experiment=experiment,
         source=source,
-        parts=Parts(
-            network=network,
-            objective=objective,
-            stream=stream,
-            eval_sets=eval_sets,
-            adapter=experiment.adapter,
-            initial=initial,
-            companions={companion.name: companion.params for companion in companions},
-        ),
+        parts=parts,
         tokenizer=tokenizer,
         passport=passport,
         learned=learned,
-        description=_description(experiment, network, objective, learned)
-        | {"companion_checkpoints": {companion.name: companion.description() for companion in companions}}
-        | _origin(source),
+        description=describe(experiment, parts, companions) | {"learned": encode(learned)} | _origin(source),
         reports=(
             *(companion.report() for companion in companions),
             *(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
         ),
     )
-
-
-def _description(
-    experiment: FineTune, network: Network, objective: Objective, learned: Learned
-) -> dict[str, Any]:
-    return {
-        "experiment": encode(experiment),
-        "model": encode(network.backbone.config),
-        "objective": encode(objective),
-        "rows": encode(objective.rows),
-        "adapter": encode(experiment.adapter),
-        "learned": encode(learned),
-    }
 
 
 def _origin(source: Source) -> dict[str, Any]:
@@ -178,10 +163,10 @@ def _read(experiment: FineTune) -> tuple[FineTune, dict[str, list[Example]]]:
     task, data = experiment.task, experiment.data
     # The test split is scored after training, but a mistake in it should show before.
     splits = ("train", "eval", "test") if data.test else ("train", "eval")
-    found = {name: read_records(getattr(data, name), name) for name in splits}
-    columns = task.columns(data.columns, found["train"][0].values)
+    labelled = {name: read_records(getattr(data, name), name) for name in splits}
+    columns = task.columns(data.columns, labelled["train"][0].values)
     data = dataclasses.replace(data, **dataclasses.asdict(columns))
-    examples = {name: task.examples(some, columns) for name, some in found.items()}
+    examples = {name: task.examples(some, columns) for name, some in labelled.items()}
     return dataclasses.replace(experiment, data=data), examples
 
 
@@ -214,5 +199,4 @@ def _initial(experiment: FineTune, source: Source, network: Network) -> tuple[An
     if experiment.init_parameters == "fresh":
         return None, fresh_passport(source, network)
     # The key that the loop would draw parameters with: both arms of a comparison get the same heads.
-    key = jax.random.split(jax.random.key(experiment.seed), 3)[0]
-    return hand_off(source, network, key, reuse_heads=experiment.reuse_heads)
+    return hand_off(source, network, run_keys(experiment.seed).params, reuse_heads=experiment.reuse_heads)

@@ -46,9 +46,9 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     """
     path = Path(folder).expanduser()
     if is_published(path):
-        found = read(path)
-        tokenizer = published_tokenizer(path, found.family.model_type)
-        return Model(found.network, jax.device_put(found.params), tokenizer)
+        published = read(path)
+        tokenizer = published_tokenizer(path, published.family.model_type)
+        return Model(published.network, jax.device_put(published.params), tokenizer)
     source = open_run(path, code)
     if "objective" in source.description:
         heads = tuple(source.objective.heads(source.model))

@@ -1,4 +1,4 @@
-"""Segment-masked attention over packed rows, of a row on itself or on a memory. Knows no loss, no mesh.
+"""Segment-masked attention over packed rows, of a row on itself or on a memory.
 
 A token attends to tokens of its own segment (and, if causal, not to later ones unless they are of the prefix).
 Padding, segment 0, attends to padding only, and its output is set to zero: no gradient passes through padding.

@@ -1,4 +1,4 @@
-"""BERT (arXiv 1810.04805), RoBERTa (arXiv 1907.11692), DistilBERT (arXiv 1910.01108), exactly as published. Knows no loss.
+"""BERT (arXiv 1810.04805), RoBERTa (arXiv 1907.11692), DistilBERT (arXiv 1910.01108), exactly as published.
 
 Token, learned position and type embeddings are summed, normalised and dropped out; blocks normalise after
 each residual sum; attention probabilities are dropped out too; gelu by erf; weights start truncated normal.

@@ -1,4 +1,4 @@
-"""ELECTRA (arXiv 2003.10555), generator and discriminator alike, as published. Knows no loss.
+"""ELECTRA (arXiv 2003.10555), generator and discriminator alike, as published.
 
 BERT, but for tables that may be narrower than the model: their sum is normalised and then widened. The discriminator's
 and the generator's heads are in heads.py.

@@ -1,4 +1,4 @@
-"""Encoder: a small encoder as one would build it today. Knows no loss.
+"""Encoder: a small encoder as one would build it today.
 
 Rotary positions (arXiv 2104.09864), pre-norm, no biases, gated MLP (arXiv 2002.05202): the choices of
 ModernBERT (arXiv 2412.13663) at sizes that train on two CPU cores, with RMS norms (arXiv 1910.07467). It has

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019, openai/gpt-2), exactly as published. Knows no loss.
+"""GPT-2 (Radford et al. 2019, openai/gpt-2), exactly as published.
 
 Learned positions, norm before each sublayer and once more at the end, gelu by tanh, causal attention,
 unembedding tied to the token table. Matrices that write to the residual stream start smaller by

@@ -1,4 +1,4 @@
-"""Small modules that objectives and tasks put on a backbone; their parameters live beside it. Knows no loss.
+"""Small modules that objectives and tasks put on a backbone; their parameters live beside it.
 
 Each works on the last axis of hidden states of any rank. Shape suffixes: D model width, E width of the token table, V
 vocabulary.

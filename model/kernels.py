@@ -1,4 +1,4 @@
-"""The attention kernels (which one a config gets is said by model/config.py). Knows no parameters.
+"""The attention kernels (which one a config gets is said by model/config.py): functions of q, k, v and segments.
 
 Every kernel takes q of shape [B, L, H, K] and k, v of [B, S, G, K], of which each head serves H / G query heads
 (arXiv 2305.13245), and lets a token attend to its own segment (if causal, up to itself and to the prefix); padding

@@ -1,4 +1,4 @@
-"""The small parts every transformer here is made of. Knows no attention, no loss, no mesh.
+"""The small parts every transformer here is made of: tables, norms, projections, the MLP, dropout.
 
 Shape suffixes: B batch, L length, D model width, F MLP width, V vocabulary, H heads, K head size.
 """

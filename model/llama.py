@@ -1,4 +1,4 @@
-"""Llama (arXiv 2302.13971, 2307.09288, 2407.21783), as published, and TinyLlama (arXiv 2401.02385). Knows no loss.
+"""Llama (arXiv 2302.13971, 2307.09288, 2407.21783), as published, and TinyLlama (arXiv 2401.02385).
 
 Rotary positions, norm by root mean square before each sublayer and once more at the end, a gated silu MLP (arXiv
 2002.05202), no biases, causal attention in which several query heads share a key and value head (arXiv 2305.13245).

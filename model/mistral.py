@@ -1,4 +1,4 @@
-"""Mistral (arXiv 2310.06825), as published: Llama with a head size of its own and, perhaps, a window. Knows no loss."""
+"""Mistral (arXiv 2310.06825), as published: Llama with a head size of its own and, perhaps, a window."""
 
 import dataclasses
 

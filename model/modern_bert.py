@@ -1,4 +1,4 @@
-"""ModernBERT (arXiv 2412.13663), as published. Knows no loss.
+"""ModernBERT (arXiv 2412.13663), as published.
 
 A bidirectional encoder with rotary positions, norm before each sublayer, a gated gelu MLP and no biases. Every third
 block sees its whole segment, the others a window around each token, with a faster rotation of their own. The token

@@ -1,4 +1,4 @@
-"""Which platform is compiled for: what is fast there decides between forms of the same computation. Knows no model."""
+"""Which platform is compiled for: what is fast there decides between forms of the same computation."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Matrix products that a CPU is as fast at backwards as forwards, in bfloat16 too. Knows no layer and no loss.
+"""Matrix products that a CPU is as fast at backwards as forwards, in bfloat16 too.
 
 XLA has a fast product of bfloat16 matrices on CPUs with AVX512-BF16, but takes it only where the sum is asked for in
 float32 and both matrices lie in memory as they are read; all others it converts to float32 first. The products that

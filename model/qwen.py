@@ -1,4 +1,4 @@
-"""Qwen 2 (arXiv 2407.10671) and Qwen 3 (arXiv 2505.09388), dense, as published. Knows no loss.
+"""Qwen 2 (arXiv 2407.10671) and Qwen 3 (arXiv 2505.09388), dense, as published.
 
 Both are Llama but for one thing: queries, keys and values of Qwen 2 have biases; Qwen 3 normalises each head of queries
 and keys, and has a head size of its own.

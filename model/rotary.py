@@ -1,4 +1,4 @@
-"""Rotary positions (arXiv 2104.09864): rates, tables and the turn itself. Knows no attention and no config.
+"""Rotary positions (arXiv 2104.09864): rates, tables and the turn itself.
 
 Shape suffixes: B batch, L length, H heads, K head size (where rates are meant, half of it).
 """

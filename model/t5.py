@@ -4,7 +4,7 @@ An encoder that reads in both directions and a decoder that reads its own past a
 norm before each sublayer, by root mean square; no matrix has a bias; scores are not divided by the square root of the
 head size, which the initial values make up for. Positions are a bias on the scores: one number per head and bucket
 of distances, shared by all layers of a stack. v1.0 has a relu MLP and one table for input and output; v1.1 a gated
-gelu and a table of its own for the output, and is pretrained without dropout. Knows no loss.
+gelu and a table of its own for the output, and is pretrained without dropout.
 
 Shape suffixes: B batch, L query length, S key length, D model width, H heads, R buckets of distances.
 """

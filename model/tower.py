@@ -1,4 +1,4 @@
-"""A few blocks of their own beside or on top of a backbone, for heads that must mix positions. Knows no loss.
+"""A few blocks of their own beside or on top of a backbone, for heads that must mix positions.
 
 Shape suffixes: B rows, L tokens of a row, P positions of a row, D model width, E the tower's own width, V vocabulary.
 """

@@ -45,7 +45,6 @@ class BertNextSentence(NextSentence):
     def draw_pair(
         self, docs: Documents, first: int, tokens: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """(A, B, label) of at most so many tokens."""
         one, other = draw_two(docs, first, rng)
         sentences = self._sentences(one)
         chunk = _fill(sentences, int(rng.integers(len(sentences))), tokens)
@@ -70,7 +69,6 @@ class BertNextSentence(NextSentence):
         return float(np.mean(shares))
 
     def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
-        """B is of A's document if it follows, and of another if it does not."""
         pairs = [pair for row in rows for pair in pairs_of(row)]
         apart, together = 0, 0
         for a, b, label in pairs:

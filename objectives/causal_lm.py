@@ -58,7 +58,6 @@ class CausalLM(Objective, Claims):
     family: ClassVar[Family] = "decoder"
 
     def __post_init__(self) -> None:
-        """Refuse a chunk of nothing."""
         if self.z_loss < 0 or (self.chunk is not None and self.chunk < 1):
             raise ValueError(f"z_loss {self.z_loss} must not be negative and chunk {self.chunk} not below 1")
 
@@ -66,12 +65,10 @@ class CausalLM(Objective, Claims):
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary."""
         uniform = math.log(config.vocab_size)
         return {"nll": uniform + self.z_loss * uniform**2}
 
     def check(self, config: Any) -> None:
-        """A bidirectional backbone would see the answers."""
         refuse_bidirectional(self, config)
 
     def targets(self, batch: Batch, corrupted: Corrupted) -> tuple[jax.Array, jax.Array]:
@@ -81,13 +78,11 @@ class CausalLM(Objective, Claims):
     def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> Scored:
-        """What each token predicts."""
         return Scored(hidden_BLD, network.embedding_VD, None, *self.targets(batch, corrupted))
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy of what is scored, with its metrics."""
         scored = self.scored(network, hidden_BLD, batch, corrupted)
         out = cross_entropy(*scored, z_loss=self.z_loss, chunk=self.chunk)
         weight_sum = jnp.sum(scored.weights_BP)

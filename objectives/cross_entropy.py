@@ -303,8 +303,9 @@ def _sweep_forward(
 
         total, d_hidden_NBCD = jax.lax.scan(body, _zeros(lambda x: chunk(x)[0], xs), xs)
     sums, d_embedding_DV, d_bias_V = total
+    d_bias_V = None if d_bias_V is None or bias_V is None else d_bias_V.astype(bias_V.dtype)
     # An empty slice carries the dtype of the table to the backward pass.
-    return sums, (d_hidden_NBCD, d_embedding_DV.T, _like(d_bias_V, bias_V), embedding_VD[:0])
+    return sums, (d_hidden_NBCD, d_embedding_DV.T, d_bias_V, embedding_VD[:0])
 
 
 def _sweep_backward(rule: Rule, gradients: Any, cotangents: Sums) -> Any:
@@ -346,8 +347,7 @@ _token_nll.defvjp(_token_nll_forward, _token_nll_backward)
 
 def _as_one_axis(chunk: tuple[jax.Array, Arrays]) -> tuple[jax.Array, Arrays]:
     """Rows and positions as one axis: products of two matrices are what a CPU is fast at."""
-    flat: tuple[jax.Array, Arrays] = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
-    return flat
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
 
 
 def _zeros(chunk: Any, xs: Any) -> Any:
@@ -358,7 +358,3 @@ def _zeros(chunk: Any, xs: Any) -> Any:
 
 def _add(total: Any, part: Any) -> Any:
     return jax.tree.map(jnp.add, total, part)
-
-
-def _like(x: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
-    return None if x is None or other is None else x.astype(other.dtype)

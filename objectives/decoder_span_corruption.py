@@ -14,9 +14,9 @@ import numpy as np
 from objectives.base import Batch, Corrupted
 from objectives.causal_lm import CausalLM, successors
 from objectives.claims import HostCounts
-from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
+from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch
 from objectives.rows import Documents, Row, RowMaker
-from objectives.spans import Noise, inputs_and_targets, restore, sentinel_ids
+from objectives.spans import Noise, inputs_and_targets, sentinel_ids, stretch_claims
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,6 @@ class DecoderSpanCorruption(CausalLM, RowMaker):
     """Whether inputs too see only what stands before them."""
 
     def own_ids(self) -> int:
-        """The sentinels, counting down from the last id of the vocabulary."""
         return self.sentinels
 
     def check(self, config: Any) -> None:
@@ -63,11 +62,9 @@ class DecoderSpanCorruption(CausalLM, RowMaker):
             raise ValueError(f"rows of {self.rows.length} cannot hold two tokens, two sentinels and two ends")
 
     def check_documents(self, docs: Documents) -> None:
-        """Something must be kept and something dropped."""
         check_some_to_cut(docs, "span corruption")
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         builder, prefix_L = RowBuilder(self.rows.length), np.zeros(self.rows.length, bool)
         first = index % len(docs)
         while (room := self.noise.fit_together(builder.remaining, self.sentinels)) >= 2:
@@ -85,19 +82,8 @@ class DecoderSpanCorruption(CausalLM, RowMaker):
         return np.concatenate([inputs, targets]).astype(np.int32), len(inputs)
 
     def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
-        """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
-        stretches, lost, miscounted = 0, 0, 0
-        descending = sentinel_ids(self.rows, self.sentinels)
-        for inputs, targets in (pair for row in rows for pair in _stretches(row)):
-            stretches += 1
-            try:
-                text = restore(inputs[:-1], targets[:-1], descending)
-            except ValueError:
-                lost += 1
-                continue
-            lost += not is_of_a_document(docs, text)
-            miscounted += (len(inputs), len(targets)) != self.noise.lengths(len(text))
-        return {"cannot be restored": never(lost, stretches), "other counts": never(miscounted, stretches)}
+        stretches = ((*pair, (self.noise,)) for row in rows for pair in _stretches(row))
+        return stretch_claims(docs, stretches, sentinel_ids(self.rows, self.sentinels))
 
     def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
         """The batch as it is, or without its prefix, so that inputs too are read from left to right."""

@@ -67,7 +67,6 @@ class Distillation(Wrapper):
     """Share of the soft term in the minimised sum; 1 ignores the answers."""
 
     def __post_init__(self) -> None:
-        """Refuse a base that cannot be distilled, and shares that are none."""
         own = type(self.base)
         several = own.__call__ is not Objective.__call__
         if own.scored in (Objective.scored, Wrapper.scored) or several or self.base.companions:
@@ -85,7 +84,6 @@ class Distillation(Wrapper):
         return (("", self.base),)
 
     def coefficients(self) -> dict[str, float]:
-        """The base's terms share what the soft one leaves."""
         hard = {name: (1 - self.soft) * factor for name, factor in self.base.coefficients().items()}
         return {**hard, "kl": self.soft}
 

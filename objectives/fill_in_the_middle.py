@@ -40,13 +40,11 @@ class FillInTheMiddle(CausalLM, RowMaker):
     """Share of the stretches that are reordered."""
 
     def __post_init__(self) -> None:
-        """Refuse a rate that is none."""
         super().__post_init__()
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate {self.rate} must lie in (0, 1]; without reordering use CausalLM")
 
     def own_ids(self) -> int:
-        """What opens prefix, suffix and middle."""
         return MARKS
 
     def check(self, config: Any) -> None:
@@ -62,7 +60,6 @@ class FillInTheMiddle(CausalLM, RowMaker):
         return sentinel_ids(self.rows, MARKS)
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         builder, first = RowBuilder(self.rows.length), index % len(docs)
         while builder.remaining >= 6:
             text = draw_stretch(docs, first, builder.remaining - 4, rng)

@@ -77,7 +77,6 @@ class MaskedLM(Objective, Claims):
         return self.masking.reads()
 
     def heads(self, config: Any) -> Heads:
-        """BERT's transform, and the bias over the vocabulary."""
         return (("masked_lm", MaskedLMHead(config)),)
 
     def coefficients(self) -> dict[str, float]:
@@ -93,7 +92,6 @@ class MaskedLM(Objective, Claims):
     def scored(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> Scored:
-        """The original tokens at the scored positions."""
         positions_BP, targets_BP, weights_BP = (
             corrupted.plan[name] for name in ("positions", "targets", "weights")
         )
@@ -104,14 +102,12 @@ class MaskedLM(Objective, Claims):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy at the scored positions."""
         out = cross_entropy(*self.scored(network, hidden_BLD, batch, corrupted))
         weight_sum = jnp.sum(corrupted.plan["weights"])
         loss_sum = jnp.where(corrupted.plan["crowded"], jnp.nan, out.loss_sum)
         return LossOut({"nll": (loss_sum, weight_sum)}, {"accuracy": (out.correct_sum, weight_sum)})
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
     def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:

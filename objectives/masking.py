@@ -50,7 +50,6 @@ class Masking:
     """0 masks anew in every step; n fixes n maskings of each example, of which every step takes one (BERT: 10)."""
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be."""
         if not 0 < self.rate <= 1 or not 0 < self.cap <= 1:
             raise ValueError(f"rate {self.rate} and cap_rate {self.cap_rate} must lie in (0, 1]")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1 + 1e-9:

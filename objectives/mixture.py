@@ -62,7 +62,6 @@ class Mixture(Wrapper):
     """Whether all parts score one encode of the row, or each makes its own."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be mixed."""
         names = [name for name, _, _ in self.parts]
         if len(set(names)) != len(names) or not all(names) or not names:
             raise ValueError(f"a mixture needs parts of different names, got {names}")
@@ -105,7 +104,6 @@ class Mixture(Wrapper):
         return tuple(factor for _, _, factor in self.parts)
 
     def coefficients(self) -> dict[str, float]:
-        """Each term's own coefficient times its part's."""
         parts = zip(self.parts, self.factors(), strict=True)
         return self.join(
             (name, {term: factor * own for term, own in part.coefficients().items()})
@@ -129,13 +127,11 @@ class Mixture(Wrapper):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Every part on the same hidden states."""
         return self.add(
             {name: part.score(network, hidden_BLD, *corrupted.plan[name]) for name, part in self.inner()}
         )
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """One encode for all, or one each."""
         if self.encode == "once":
             return super().__call__(network, batch, rng)
         return self.add(

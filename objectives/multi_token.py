@@ -59,7 +59,6 @@ class MultiToken(Objective, Claims):
     family: ClassVar[Family] = "decoder"
 
     def __post_init__(self) -> None:
-        """Refuse what is plain language modelling."""
         if self.ahead < 2 or self.ahead_weight <= 0:
             raise ValueError(
                 f"ahead {self.ahead} must be at least 2 and ahead_weight {self.ahead_weight} positive; use causal_lm else"
@@ -69,20 +68,16 @@ class MultiToken(Objective, Claims):
         return [f"ahead_{k}" for k in range(2, self.ahead + 1)]
 
     def heads(self, config: Any) -> Heads:
-        """One block for each further successor."""
         one_layer = dataclasses.replace(config, layers=1, unroll=1)
         return tuple((name, Tower(one_layer)) for name in self._names())
 
     def coefficients(self) -> dict[str, float]:
-        """The next token, and those after it."""
         return {"nll": 1.0, **{name: self.ahead_weight for name in self._names()}}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary, at every distance."""
         return {name: math.log(config.vocab_size) for name in self.coefficients()}
 
     def check(self, config: Any) -> None:
-        """A bidirectional backbone would see the answers; a short row has none."""
         refuse_bidirectional(self, config)
         if self.rows.length <= self.ahead:
             raise ValueError(f"rows of {self.rows.length} tokens have no token {self.ahead} ahead")
@@ -90,7 +85,6 @@ class MultiToken(Objective, Claims):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy at every distance."""
         table_VD = network.embedding_VD
         terms, metrics = {}, {}
         for distance, name in enumerate(self.coefficients(), start=1):

@@ -81,7 +81,6 @@ class NeighbourWords(Objective, RowMaker, Claims):
     """t above: words more frequent than this weigh less (1e-4 and 1e-5 were equal within noise)."""
 
     def __post_init__(self) -> None:
-        """Refuse lengths that cannot fill a row."""
         if self.segments_per_document < 2:
             raise ValueError(
                 f"segments_per_document {self.segments_per_document} is below 2: nothing to predict"
@@ -103,22 +102,18 @@ class NeighbourWords(Objective, RowMaker, Claims):
         )
 
     def segments_per_unit(self) -> int:
-        """The segments of one document."""
         return self.segments_per_document
 
     def heads(self, config: Any) -> Heads:
-        """A transform and a bias of its own, on the tied table."""
         return (("neighbour_words", MaskedLMHead(config)),)
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
     def check(self, config: Any) -> None:
-        """Documents must fill the rows; what stands around their parts must be there."""
         self.rows.require(self, "cls_id", "sep_id")
         if self.rows.max_segments % self.segments_per_document:
             raise ValueError(
@@ -128,7 +123,6 @@ class NeighbourWords(Objective, RowMaker, Claims):
         self._lengths()
 
     def check_documents(self, docs: Documents) -> None:
-        """Some document must have a token for each segment."""
         if not any(len(docs[i]) >= self.segments_per_document for i in range(len(docs))):
             raise ValueError(
                 f"no document has {self.segments_per_document} tokens, one for each segment of a row"

@@ -80,7 +80,6 @@ class NextSentence(Objective, RowMaker, Claims):
     """Greatest length of a pair; pairs are shorter where documents are."""
 
     def __post_init__(self) -> None:
-        """Refuse pairs that hold nothing."""
         if self.shortest_pair < SPECIALS + 2:
             raise ValueError(
                 f"shortest_pair {self.shortest_pair} leaves no room beside {SPECIALS} special tokens"
@@ -93,18 +92,15 @@ class NextSentence(Objective, RowMaker, Claims):
         )
 
     def heads(self, config: Any) -> Heads:
-        """BERT's pooler and a linear map to two classes."""
         return (("pooler", Pooler(config)), (self.head, Classifier(config, 2)))
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """A fair coin."""
         return {"nll": math.log(2)}
 
     def check(self, config: Any) -> None:
-        """Pairs must fill the rows; what stands around them must be there."""
         refuse_causal(self, config, "reads a pair off its first token")
         self.rows.require(self, "cls_id", "sep_id")
         self._lengths()
@@ -114,11 +110,9 @@ class NextSentence(Objective, RowMaker, Claims):
             )
 
     def check_documents(self, docs: Documents) -> None:
-        """A negative needs a second document."""
         check_two_distinct(docs, "next-sentence prediction")
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of pairs; document index % len(docs) opens it, so that each is visited once per epoch."""
         rows, lengths, builder = self.rows, self._lengths(), RowBuilder(self.rows.length)
         labels, type_ids = np.full(rows.max_segments, -1, np.int32), np.zeros(rows.length, np.int32)
         first = index % len(docs)
@@ -159,7 +153,6 @@ class NextSentence(Objective, RowMaker, Claims):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Two-class cross-entropy at the first token of each pair."""
         labels_BG, segment_ids_BL = batch["labels"], batch["segment_ids"]
         pooled_BGD = pool(hidden_BLD, segment_ids_BL, labels_BG.shape[1], "cls")
         logits_BG2 = network.head(self.head, network.head("pooler", pooled_BGD))

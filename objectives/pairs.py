@@ -25,7 +25,6 @@ class PairLengths:
     most: int
 
     def __post_init__(self) -> None:
-        """Refuse lengths with which no row could be filled."""
         if not 0 < self.shortest <= self.longest <= self.length:
             raise ValueError(
                 f"pair lengths must satisfy 0 < shortest {self.shortest} <= longest {self.longest} <= "

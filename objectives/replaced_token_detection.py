@@ -79,7 +79,6 @@ class ReplacedTokenDetection(Objective, Claims):
     """Factor of the discriminator's loss (lambda)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights that teach nothing, and a generator that sees its answers."""
         if self.discriminator_weight <= 0:
             raise ValueError(f"discriminator_weight {self.discriminator_weight} must be positive")
         if self.masking.mask_share < 1:
@@ -91,7 +90,6 @@ class ReplacedTokenDetection(Objective, Claims):
         return self.masking.reads()
 
     def heads(self, config: Any) -> Heads:
-        """The generator, and one logit per token."""
         generator = Generator(config, heads=self.generator_heads)
         return (("generator", generator), ("discriminator", Discriminator(config)))
 
@@ -99,7 +97,6 @@ class ReplacedTokenDetection(Objective, Claims):
         return {"generator": 1.0, "discriminator": self.discriminator_weight}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary, and a fair coin."""
         return {"generator": math.log(config.vocab_size), "discriminator": math.log(2)}
 
     def check(self, config: Any) -> None:

@@ -76,7 +76,10 @@ class RowMaker(abc.ABC):
 
     @abc.abstractmethod
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row as long as the run's rows, with arrays as docs/rows.md lists them; a pure function of its arguments."""
+        """One row as long as the run's rows, with arrays as docs/rows.md lists them; a pure function of its arguments.
+
+        Document index % len(docs) should open it, so that each is visited once per epoch.
+        """
 
     def own_ids(self) -> int:
         """How many ids, in no text, it takes for itself: the last ones of the vocabulary."""

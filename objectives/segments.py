@@ -1,4 +1,4 @@
-"""What belongs to the packed segments of a row: who is in one, its vector, its sums. Knows no objective.
+"""What belongs to the packed segments of a row: who is in one, its vector, its sums.
 
 Shape suffixes: B rows, L tokens of a row, G segments of a row (index 0 is segment id 1), D model width.
 """

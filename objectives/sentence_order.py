@@ -25,17 +25,12 @@ class SentenceOrder(NextSentence):
     Terms and metrics are those of next-sentence prediction.
 
     Example:
-      One pair, logits (0, 0): ln 2 = 0.6931 over weight 1.
+      The coin says in which order the halves of two neighbouring tokens stand; read in that order they are the text again:
 
-      >>> import jax, jax.numpy as jnp
-      >>> from types import SimpleNamespace
-      >>> network = SimpleNamespace(config=None, encode=lambda batch: jnp.zeros((1, 5, 2)),
-      ...                           head=lambda name, x: jnp.zeros((1, 1, 2)))
-      >>> batch = {"tokens": jnp.array([[2, 7, 3, 8, 3]]), "segment_ids": jnp.ones((1, 5), jnp.int32),
-      ...          "labels": jnp.array([[1]])}
       >>> objective = SentenceOrder(shortest_pair=5, longest_pair=5)
-      >>> [round(float(x), 4) for x in objective(network, batch, jax.random.key(0)).terms["nll"]]
-      [0.6931, 1.0]
+      >>> a, b, label = objective.draw_pair([np.array([7, 8])], 0, 2, np.random.default_rng(0))
+      >>> np.concatenate((b, a) if label else (a, b)).tolist()
+      [7, 8]
 
     Reference:
       Lan et al., ALBERT, arXiv 1909.11942, section 3.1.
@@ -44,7 +39,6 @@ class SentenceOrder(NextSentence):
     head: ClassVar[str] = "sentence_order"
 
     def check_documents(self, docs: Documents) -> None:
-        """A pair needs a document that can be cut in two."""
         check_some_to_cut(docs, "sentence-order prediction")
 
     def draw_pair(

@@ -60,7 +60,6 @@ class SequenceClassification(Objective, Claims):
     """What stands for the segment: its first token through the pooler, the mean of its tokens, or its last token."""
 
     def __post_init__(self) -> None:
-        """A single class is nothing to learn."""
         if self.classes < 2:
             raise ValueError(f"classes {self.classes} is below 2")
 
@@ -78,11 +77,9 @@ class SequenceClassification(Objective, Claims):
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the classes."""
         return {"nll": math.log(self.classes)}
 
     def check(self, config: Any) -> None:
-        """The first token of a causal backbone has seen nothing."""
         if self.pooling == "cls":
             refuse_causal(
                 self, config, "reads a segment off its first token (pooling cls; take last or mean)"
@@ -93,8 +90,7 @@ class SequenceClassification(Objective, Claims):
         segments = batch["labels"].shape[1]
         pooled_BGD = pool(hidden_BLD, batch["segment_ids"], segments, self.pooling)
         if self.pooling == "last":
-            scored_BGC: jax.Array = network.head("score", pooled_BGD)
-            return scored_BGC
+            return network.head("score", pooled_BGD)
         if self._has_pooler(network.config):
             pooled_BGD = network.head("pooler", pooled_BGD)
         logits_BGC: jax.Array = network.head("classifier", pooled_BGD)
@@ -103,7 +99,6 @@ class SequenceClassification(Objective, Claims):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy at labelled segments."""
         weights_BG = label_weights(batch["labels"], batch["segment_ids"])
         out = cross_entropy_of_logits(self.logits(network, hidden_BLD, batch), batch["labels"], weights_BG)
         weight_sum = jnp.sum(weights_BG)

@@ -58,19 +58,16 @@ class SimCSE(Objective):
     """What stands for a segment: its first token or the mean of its tokens."""
 
     def __post_init__(self) -> None:
-        """Refuse a temperature that is none."""
         if self.temperature <= 0:
             raise ValueError(f"temperature {self.temperature} must be positive")
 
     def heads(self, config: Any) -> Heads:
-        """BERT's pooler."""
         return (("pooler", Pooler(config)),)
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}
 
     def check(self, config: Any) -> None:
-        """Dropout makes the two views."""
         if self.pooling == "cls":
             refuse_causal(self, config, "pools the first token")
         if config.dropout == 0 and config.attention_dropout == 0:
@@ -80,7 +77,6 @@ class SimCSE(Objective):
             )
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
-        """Encode twice, compare all with all."""
         one_ND, other_ND = (self._embedded(network.redrawn(view), batch) for view in (0, 1))
         present_N = jnp.any(membership(batch["segment_ids"], self.rows.max_segments), axis=1).reshape(-1)
         cosine_NM = jnp.einsum("ND,MD->NM", one_ND, other_ND, preferred_element_type=jnp.float32)

@@ -16,9 +16,9 @@ from model.network import BoundNetwork
 from objectives.base import Batch, Family, LossOut, Objective
 from objectives.claims import Claims, HostCounts
 from objectives.cross_entropy import cross_entropy
-from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch, is_of_a_document, never
+from objectives.pairs import RowBuilder, check_some_to_cut, draw_stretch
 from objectives.rows import Documents, Row, RowMaker
-from objectives.spans import Noise, inputs_and_targets, restore, sentinel_ids
+from objectives.spans import Noise, inputs_and_targets, sentinel_ids, stretch_claims
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,18 +73,15 @@ class SpanCorruption(Objective, RowMaker, Claims):
         return self.noise.lengths(self.noise.raw_length(self.rows.length))[1]
 
     def own_ids(self) -> int:
-        """The sentinels."""
         return self.sentinels
 
     def coefficients(self) -> dict[str, float]:
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the vocabulary."""
         return {"nll": math.log(config.vocab_size)}
 
     def check(self, config: Any) -> None:
-        """A row must hold a text, with no more spans than there are sentinels; both rows must fit the positions."""
         self.rows.require(self, "eos_id")
         sentinel_ids(self.rows, self.own_ids())
         self.check_texts()
@@ -107,11 +104,9 @@ class SpanCorruption(Objective, RowMaker, Claims):
             )
 
     def check_documents(self, docs: Documents) -> None:
-        """Something must be kept and something dropped."""
         check_some_to_cut(docs, "span corruption")
 
     def make_example(self, docs: Documents, index: int, rng: np.random.Generator) -> Row:
-        """One row of stretches; document index % len(docs) opens it, so that each is visited once per epoch."""
         inputs, targets = RowBuilder(self.rows.length), RowBuilder(self.targets_length, "target_")
         first_sentinel = sentinel_ids(self.rows, self.sentinels)[0]
         denoisers = self.denoisers()
@@ -134,31 +129,19 @@ class SpanCorruption(Objective, RowMaker, Claims):
 
     def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
         """Inputs and targets give back a stretch of a document, of which the claimed share was dropped."""
-        sentinels, denoisers = sentinel_ids(self.rows, self.sentinels), self.denoisers()
+        denoisers, stretches = self.denoisers(), []
         heads = list(dict.fromkeys(head for head, _ in denoisers))
-        stretches, lost, miscounted, opened = 0, 0, 0, np.zeros(len(heads))
+        opened = np.zeros(len(heads))
         for row in rows:
             for number, (inputs, targets) in enumerate(_stretches(row)):
-                stretches += 1
                 head = next((h for h in heads if h == tuple(inputs[: len(h)])), None)
-                try:
-                    text = restore(inputs[len(head or ()) : -1], targets[:-1], sentinels)
-                except ValueError:
-                    lost += 1
-                    continue
-                lost += head is None or not is_of_a_document(docs, text)
-                sizes = (len(inputs) - len(head or ()), len(targets))
-                miscounted += sizes not in [
-                    noise.lengths(len(text)) for own, noise in denoisers if own == head
-                ]
+                noises = [noise for own, noise in denoisers if own == head]
+                stretches.append((inputs[len(head or ()) :], targets, noises))
                 if number == 0 and head is not None:
                     opened[heads.index(head)] += 1
         likely = np.array([sum(own == head for own, _ in denoisers) for head in heads]) / len(denoisers)
-        return {
-            "cannot be restored": never(lost, stretches),
-            "other counts": never(miscounted, stretches),
-            "how rows open": (opened, likely * len(rows)),
-        }
+        claims = stretch_claims(docs, stretches, sentinel_ids(self.rows, self.sentinels))
+        return {**claims, "how rows open": (opened, likely * len(rows))}
 
     def __call__(self, network: BoundNetwork, batch: Batch, rng: jax.Array) -> LossOut:
         """Encode the inputs, decode the targets shifted by one."""

@@ -5,10 +5,13 @@ All counts are functions of the length alone: only where the spans lie is random
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from objectives.rows import RowShape
+from objectives.claims import HostCounts
+from objectives.pairs import is_of_a_document, never
+from objectives.rows import Documents, RowShape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,6 @@ class Noise:
     """Mean length of a dropped span."""
 
     def __post_init__(self) -> None:
-        """Refuse what drops all or nothing."""
         if not 0 < self.density < 1 or self.mean_span < 1:
             raise ValueError(
                 f"density {self.density} must lie in (0, 1) and mean_span {self.mean_span} not be below 1"
@@ -149,6 +151,25 @@ def restore(inputs: np.ndarray, targets: np.ndarray, sentinels: range) -> np.nda
     if used != len(spans):
         raise ValueError(f"inputs have {used} sentinels, targets {len(spans)}")
     return np.array(text, dtype=np.int32)
+
+
+def stretch_claims(
+    docs: Documents,
+    stretches: Iterable[tuple[np.ndarray, np.ndarray, Sequence[Noise]]],
+    sentinels: range,
+) -> HostCounts:
+    """For `example_claims`: the text of each (inputs, targets, noises that may have been at work) is one of a document."""
+    total, lost, miscounted = 0, 0, 0
+    for inputs, targets, noises in stretches:
+        total += 1
+        try:
+            text = restore(inputs[:-1], targets[:-1], sentinels)
+        except ValueError:
+            lost += 1
+            continue
+        lost += not noises or not is_of_a_document(docs, text)
+        miscounted += (len(inputs), len(targets)) not in [noise.lengths(len(text)) for noise in noises]
+    return {"cannot be restored": never(lost, total), "other counts": never(miscounted, total)}
 
 
 def sentinel_ids(rows: RowShape, sentinels: int) -> range:

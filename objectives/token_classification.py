@@ -55,7 +55,6 @@ class TokenClassification(Objective, Claims):
     """Number of labels."""
 
     def __post_init__(self) -> None:
-        """A single class is nothing to learn."""
         if self.classes < 2:
             raise ValueError(f"classes {self.classes} is below 2")
 
@@ -68,7 +67,6 @@ class TokenClassification(Objective, Claims):
         return {"nll": 1.0}
 
     def initial_loss(self, config: Any) -> dict[str, float]:
-        """Uniform over the classes."""
         return {"nll": math.log(self.classes)}
 
     def logits(self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch) -> jax.Array:
@@ -81,7 +79,6 @@ class TokenClassification(Objective, Claims):
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted
     ) -> LossOut:
-        """Cross-entropy at labelled tokens."""
         labels_BL = batch["token_labels"]
         weights_BL = ((labels_BL >= 0) & (batch["segment_ids"] > 0)).astype(jnp.float32)
         out = cross_entropy_of_logits(self.logits(network, hidden_BLD, batch), labels_BL, weights_BL)

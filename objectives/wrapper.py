@@ -54,12 +54,10 @@ class Wrapper(Objective, Claims, abc.ABC):
         return self.inner()[0][1].family
 
     def row_maker(self) -> RowMaker | None:
-        """The one inside that makes rows."""
         makers = (part.row_maker() for _, part in self.inner())
         return next((maker for maker in makers if maker is not None), None)
 
     def reads(self) -> tuple[str, ...]:
-        """What any of them reads."""
         return tuple(dict.fromkeys(name for _, part in self.inner() for name in part.reads()))
 
     def heads(self, config: Any) -> Heads:

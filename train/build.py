@@ -24,6 +24,7 @@ from train.launch import HostBatch
 from train.loop import Parts
 from train.passport import Passport, hand_off
 from train.restore import Source, open_run
+from train.state import run_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,16 +78,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         initial=initial,
         companions={companion.name: companion.params for companion in companions},
     )
-    description = {
-        "experiment": encode(experiment),
-        "model": encode(model),
-        "objective": encode(objective),
-        "rows": encode(rows),
-        "adapter": encode(parts.adapter),
-        **feed.description,
-        # A resumed run whose companions have gone on training would read other numbers.
-        "companion_checkpoints": {companion.name: companion.description() for companion in companions},
-    }
+    description = {**describe(experiment, parts, companions), **feed.description}
     reports = (*changes, *(companion.report() for companion in companions), *feed.reports)
     return Built(
         experiment=experiment,
@@ -96,6 +88,19 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         reports=reports,
         passport=passport,
     )
+
+
+def describe(run: Run, parts: Parts, companions: Sequence[Companion]) -> dict[str, Any]:
+    """What is kept of a run of either half, so that it can be opened again and refuses to go on as another."""
+    return {
+        "experiment": encode(run),
+        "model": encode(parts.network.backbone.config),
+        "objective": encode(parts.objective),
+        "rows": encode(parts.objective.rows),
+        "adapter": encode(parts.adapter),
+        # A resumed run whose companions have gone on training would read other numbers.
+        "companion_checkpoints": {companion.name: companion.description() for companion in companions},
+    }
 
 
 def network_of(model: ModelConfig, objective: Objective, companions: Sequence[Companion] = ()) -> Network:
@@ -134,9 +139,8 @@ def _initial(
 ) -> tuple[Params | None, Passport | None]:
     """Initial parameters (None lets the loop draw them), and the account of what came from a run."""
     if source is not None:
-        key = jax.random.split(jax.random.key(experiment.seed), 3)[0]
         reused = [name for name, _ in network.heads if name in source.params["heads"]]
-        return hand_off(source, network, key, reuse_heads=reused)
+        return hand_off(source, network, run_keys(experiment.seed).params, reuse_heads=reused)
     return None if feed.initial is None else feed.initial(network), None
 
 

@@ -1,6 +1,6 @@
 """The border between a user's command line and the rooms: experiment files by path, overrides, one-line errors.
 
-Knows tyro and exit codes, and nothing of training.
+What tyro parses becomes the typed values of a run; what a user can mend becomes one line and an exit code.
 """
 
 import argparse

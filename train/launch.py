@@ -1,6 +1,6 @@
 """The two launchers: how a step's arrays lie on devices. `Pmap` replicates, `Mesh` shards by logical axis names.
 
-Both give the same numbers. They must not know what a step computes, and nothing outside this file knows a device axis:
+Both give the same numbers. They run any step, and the device axis stays inside this file:
 loop and checkpoints see the canonical state (no device axis, global arrays).
 """
 

@@ -35,7 +35,7 @@ from train.flops import count_flops, peak_flops
 from train.launch import HostBatch, Launcher
 from train.optimizer import Optimizer
 from train.read_ahead import ReadAhead
-from train.state import TrainState, create_state
+from train.state import TrainState, create_state, run_keys
 from train.step import eval_step, train_step
 
 
@@ -203,8 +203,8 @@ class _Loop:
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""
         programs = self.programs
-        params_key, adapter_key, run_key = jax.random.split(jax.random.key(self.settings.seed), 3)
-        self.rng = self.launcher.replicate(run_key)
+        keys = run_keys(self.settings.seed)
+        self.rng = self.launcher.replicate(keys.steps)
         # The same corruption in every run, whatever its seed: held-out losses are there to be compared.
         self.eval_rng = self.launcher.replicate(jax.random.key(0))
         step = self.checkpoints.newest()
@@ -217,10 +217,10 @@ class _Loop:
         else:
             given = self.parts.initial
             if given is None:
-                params = programs.init(params_key)
+                params = programs.init(keys.params)
             else:
                 params = jax.tree.map(jax.device_put, given, programs.params_shardings)
-            state = programs.create(params, adapter_key)
+            state = programs.create(params, keys.adapter)
         if self.best is not None:
             self.best.discard_after(step or 0)
         companions = place_companions(self.parts.companions, self.parts.network, self.launcher)

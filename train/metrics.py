@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl` and TensorBoard event files. Knows no model and no loop.
+"""Where a run's numbers go: `metrics.jsonl` and TensorBoard event files.
 
 Everything arrives as sums with weights; the one division happens here.
 """

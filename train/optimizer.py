@@ -1,7 +1,7 @@
 """Optimizers from optax, with schedule, clipping, weight-decay rules and layer-wise rates.
 
-Every parameter must be covered by a rule: a leaf that no rule names is an error, not a default. Knows no model code, only
-the paths and shapes of parameters.
+Every parameter must be covered by a rule: a leaf that no rule names is an error, not a default. Rules go
+by the paths and shapes of parameters.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ def decay_mask(params: Params) -> Params:
     """True where weight decay applies; raises for a leaf that no rule of `DECAY_RULES` names."""
 
     def decide(path: Any, leaf: Any) -> bool:
-        name = "/".join(path_names(path))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, decays in DECAY_RULES:
             if re.search(pattern, name):
                 return decays

@@ -1,7 +1,7 @@
 """The leaf-by-leaf account of a hand-off: what was restored, what was not, and why. Anything unexplained is
 an error.
 
-It must not know tasks or files of text: it is given an opened run and the network to fill.
+It is given an opened run and the network to fill.
 """
 
 import collections

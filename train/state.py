@@ -1,6 +1,6 @@
 """The state that one step turns into the next, and how it begins.
 
-It must not know a mesh, a file or a schedule: launchers place it, `checkpoint` stores it.
+Launchers place it on devices, `checkpoint` stores it.
 """
 
 from typing import Any, NamedTuple
@@ -26,6 +26,20 @@ class TrainState(NamedTuple):
     """int32 scalar: the first step whose loss or gradient was not finite, or -1. Nothing is updated after it."""
     companions: dict[str, Params]
     """Parameters of the frozen networks that the objective reads, by name. They are never saved."""
+
+
+class RunKeys(NamedTuple):
+    """The keys of a run; that of its evaluations is none of them."""
+
+    params: jax.Array
+    """Draws the initial parameters; whoever draws some of them before the loop does so with it."""
+    adapter: jax.Array
+    steps: jax.Array
+
+
+def run_keys(seed: int) -> RunKeys:
+    """The keys that a run of this seed draws with."""
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
 def create_state(

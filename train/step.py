@@ -1,4 +1,4 @@
-"""The one training step, and its counterpart for evaluation. Pure; knows no mesh, no file and no schedule.
+"""The one training step, and its counterpart for evaluation. Pure functions of a state, a batch and a key.
 
 Losses are sums with weights. The weights of all microbatches and devices are summed before the first gradient, so the
 gradient is that of sum(loss) / sum(weight) over the global batch, however the batch is split. (Averaging the means of

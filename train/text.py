@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +24,7 @@ from train.data import Data, Feed
 from train.experiment import Experiment
 from train.restore import Source
 from train.rows import row_shape_of
+from train.state import run_keys
 
 EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
@@ -237,7 +237,7 @@ def semantic_start(network: Network, *, docs: Documents, tokenizer: Tokenizer, s
         seed=seed,
     )
     # Everything else starts as the loop would draw it.
-    params = network.init(jax.random.split(jax.random.key(seed), 3)[0])
+    params = network.init(run_keys(seed).params)
     scaled_VD = jnp.asarray(table_VD * SEMANTIC_STD * math.sqrt(model.width), jnp.float32)
     embed = {**params["backbone"]["embed"], "tokens": scaled_VD}
     return {**params, "backbone": {**params["backbone"], "embed": embed}}

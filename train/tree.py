@@ -1,17 +1,13 @@
-"""Paths of parameter trees as plain names, and what they say. Knows nothing of the arrays."""
+"""Paths of parameter trees as plain names, and what they say."""
 
 from typing import Any
+
+import jax
 
 
 def path_names(path: Any) -> tuple[str, ...]:
     """A jax key path as names: dict keys, attribute names and indices alike."""
-    names = []
-    for key in path:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(key, attribute):
-                names.append(str(getattr(key, attribute)))
-                break
-    return tuple(names)
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def is_embedding(names: tuple[str, ...]) -> bool:

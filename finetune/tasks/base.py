@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from data.labelled import class_names
 from data.records import Record
 from data.stream import Rows
 from data.tokenizer import Tokenizer
@@ -72,8 +73,8 @@ class Task(abc.ABC):
     """The term or metric of its objective that chooses the best checkpoint where an experiment says best="task"."""
     metric_mode: ClassVar[Literal["max", "min"]] = "max"
 
-    def columns(self, named: Columns, found: Collection[str]) -> Columns:
-        """The columns to read of records that have those `found`, where an experiment names these."""
+    def columns(self, named: Columns, present: Collection[str]) -> Columns:
+        """The columns to read of records in which those are `present`, where an experiment names these."""
         return named
 
     @abc.abstractmethod
@@ -119,3 +120,17 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def line(self, answer: Answer) -> str:
         """An answer as one line of text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+    """Base of tasks that choose among classes; their objectives have `logits`."""
+
+    metric = "accuracy"
+
+    def learn(self, examples: Sequence[Example]) -> Classes:
+        return class_names(examples)
+
+    def outputs(self, objective: Any, network: BoundNetwork, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """Probabilities, float32[..., C], of whatever the objective labels."""
+        return jax.nn.softmax(objective.logits(network, network.encode(batch), batch))

@@ -1,15 +1,13 @@
 """One class per word: named entities, parts of speech."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import jax
 import numpy as np
 
-from data.labelled import LabelledRows, TokenExample, class_names, token_examples, token_rows
+from data.labelled import LabelledRows, TokenExample, token_examples, token_rows
 from data.records import Record
-from finetune.tasks.base import Classes, Columns, Computed, Packing, Task
-from model.network import BoundNetwork
+from finetune.tasks.base import Classes, Classification, Columns, Computed, Packing
 from objectives import token_classification
 
 CUT_OFF = "?"
@@ -28,23 +26,15 @@ class WordsPrediction:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenClassification(Task):
+class TokenClassification(Classification):
     """One class per word: named entities, parts of speech."""
 
-    metric = "accuracy"
-
     def examples(self, records: Iterable[Record], columns: Columns) -> list[TokenExample]:
-        """Sentences in words with a class for each."""
         if columns.text_pair:
             raise ValueError(f"data.text_pair is {columns.text_pair!r}, but word labels have no second text")
         return token_examples(records, words=columns.text, tags=columns.label)
 
-    def learn(self, examples: Sequence[TokenExample]) -> Classes:
-        """The names of the classes."""
-        return class_names(examples)
-
     def objective(self, learned: Classes) -> token_classification.TokenClassification:
-        """Cross-entropy per word, at its first token."""
         return token_classification.TokenClassification(classes=len(learned))
 
     def rows(self, examples: Sequence[TokenExample], learned: Classes, packing: Packing) -> LabelledRows:
@@ -53,16 +43,6 @@ class TokenClassification(Task):
         filled = [example for example in examples if example.words] or [TokenExample(words=("",))]
         return token_rows(filled, classes=learned, **packing._asdict())
 
-    def outputs(
-        self,
-        objective: token_classification.TokenClassification,
-        network: BoundNetwork,
-        batch: Mapping[str, jax.Array],
-    ) -> jax.Array:
-        """Probabilities, float32[B, L, C]."""
-        hidden_BLD = network.encode(batch)
-        return jax.nn.softmax(objective.logits(network, hidden_BLD, batch))
-
     def answers(
         self,
         examples: Sequence[TokenExample],
@@ -70,7 +50,6 @@ class TokenClassification(Task):
         rows: LabelledRows,
         computed: Iterable[Computed],
     ) -> list[WordsPrediction]:
-        """The likeliest class of each word."""
         labels: list[list[str | None]] = [[None] * len(example.words) for example in examples]
         chosen: list[list[float | None]] = [[None] * len(example.words) for example in examples]
         filled = [i for i, example in enumerate(examples) if example.words]
@@ -96,15 +75,12 @@ class TokenClassification(Task):
         return entity_scores([example.tags or () for example in examples], predicted)
 
     def question(self, given: Sequence[str]) -> TokenExample:
-        """A list of words."""
         return TokenExample(words=tuple(given))
 
     def parse(self, line: str, columns: Columns, where: str) -> list[str]:
-        """Words with spaces between them."""
         return line.split()
 
     def line(self, answer: WordsPrediction) -> str:
-        """The classes with spaces between them."""
         return " ".join(CUT_OFF if label is None else label for label in answer.labels)
 
 
