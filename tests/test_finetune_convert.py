@@ -140,6 +140,10 @@ def test_what_goes_in_by_the_wrong_door_is_named(pretrained, published, tmp_path
         ValueError, match="is an imported BertForMaskedLM, not a fine-tuned run: it has no task"
     ):
         load(run)
+    with pytest.raises(
+        ValueError, match=r"has no 'objective', .* it was imported, not trained here; train from it"
+    ):
+        open_run(run).stored("objective")
     with pytest.raises(ValueError, match="is a Run, not a fine-tuned run"):
         load(pretrained)
 

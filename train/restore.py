@@ -56,8 +56,14 @@ class Source:
     def stored(self, name: str) -> Any:
         """One entry of config.json as the values it encodes; an error says which are there."""
         if name not in self.description:
+            untrained = "imported" in self.description and "experiment" not in self.description
             raise ValueError(
                 f"{self.folder / 'config.json'} has no {name!r}, only {sorted(self.description)}"
+                + (
+                    f": it was imported, not trained here; train from it with --init {self.folder}"
+                    if untrained
+                    else ""
+                )
             )
         return decode(self.description[name], self.code)
 

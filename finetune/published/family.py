@@ -1,4 +1,4 @@
-"""What a family of published models is: its configuration and its tensors, in our words."""
+"""What a family of published models is: its configuration and its tensors, in our words. families.py lists them."""
 
 import dataclasses
 import math
