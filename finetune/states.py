@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from data.paths import local_path
+from data.records import check_unicode
 from data.tokenizer import Tokenizer
 from data.tokenizer_files import published_tokenizer
 from finetune.published.family import head_module
@@ -74,13 +75,15 @@ def rows(
       int32[B, L] arrays tokens, segment_ids (1 where there is a token), positions and type_ids.
 
     Raises:
-      ValueError: a first text leaves no room for the frame, or there are no texts.
+      ValueError: a first text leaves no room for the frame, is no Unicode, or there are no texts.
     """
     if not texts:
         raise ValueError("there are no texts")
     pair = isinstance(texts[0], tuple)
     if any(isinstance(text, tuple) != pair for text in texts):
         raise ValueError("some texts are pairs and some are not: give rows of each kind by themselves")
+    for number, text in enumerate(texts, 1):
+        check_unicode("".join(text), f"text {number}")
     frame = model.tokenizer.frame(pair=pair)
     parts = zip(*texts, strict=True) if pair else (texts, [""] * len(texts))
     first, second = (

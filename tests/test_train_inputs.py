@@ -126,7 +126,7 @@ def test_a_corpus_is_told_from_others_to_the_last_bit(tmp_path):
     assert "content" not in written.meta and written.select([0, 1, 2]).content == docs.content
 
 
-def test_pretraining_refuses_a_corpus_of_other_case(tmp_path):
+def test_pretraining_refuses_a_corpus_of_other_case(tmp_path, caplog):
     text, run = tmp_path / "a.txt", tmp_path / "run"
     text.write_text("\n\n".join(f"Fine film number {i} of many" for i in range(60)))
     tokenizer = train_sentencepiece(
@@ -159,6 +159,13 @@ def test_pretraining_refuses_a_corpus_of_other_case(tmp_path):
     )
     with pytest.raises(ValueError, match="the files have changed, and what was held out with them"):
         data.evaluation_rows(experiment, source, ())
+    # Scored on all that it was trained on, it is told so.
+    told = dataclasses.replace(experiment, objective=after.parts.objective)
+    data.read_files(told, source, (str(text),), "", ())
+    assert not caplog.messages
+    same_size_and_times(text, lambda content: content.replace("fine film number 7 ", "Fine film number 7 "))
+    data.read_files(told, source, (str(text),), "", ())
+    assert "a.txt is what" in caplog.messages[0] and "was trained on (data.files)" in caplog.messages[0]
 
 
 def test_a_prepared_corpus_is_fresh_by_content(pretrained, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from train.inputs import INPUTS, changed
 from train.restore import Source
 from train.rows import row_shape_of
 from train.state import run_keys
+
+log = logging.getLogger(__name__)
 
 EVAL_SEED = 1
 """Seeds the examples that an objective makes for evaluation; the same in every run, so that runs compare."""
@@ -166,6 +169,12 @@ class TextData(Data):
     ) -> Rows:
         tokenizer = source.folder / TOKENIZER_FILE
         docs = prepare(files, tokenizer=tokenizer, column=column or self.column, end=self.end)
+        stored = source.description[INPUTS] if INPUTS in source.description else {}
+        if same := [name for name, entry in stored.items() if entry["sha256"] == docs.content]:
+            log.warning(
+                f"{', '.join(files)} is what {source.folder} was trained on ({same[0]}): its numbers say little of "
+                "new text; an empty data.files takes what the run held out"
+            )
         return self._evaluation(experiment, docs, source.tokenizer, reads)
 
     def check_vocabulary(self, tokenizer: Tokenizer, experiment: Experiment, source: Source | None) -> None:
