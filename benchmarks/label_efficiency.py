@@ -28,6 +28,7 @@ from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
 from train.restore import Source, open_run
+from train.workdir import alone, check_place
 
 EVALUATIONS = 15
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
@@ -247,8 +248,10 @@ def main(arguments: Sequence[str]) -> None:
     config = load_config(arguments[0], Study)
     study, workdir = parse(config, arguments[1:], f"python -m benchmarks.label_efficiency {arguments[0]}")
     started = time.perf_counter()
-    rows = run_study(study, workdir)
-    write_report(rows, workdir)
+    check_place(workdir)
+    with alone(workdir):
+        rows = run_study(study, workdir)
+        write_report(rows, workdir)
     console = Console()
     console.print(results_table(rows))
     console.print(

@@ -25,6 +25,7 @@ from train.cli import Preempted, load_config, parse, run_program
 from train.describe import write_json
 from train.metrics import read_rows
 from train.restore import Source, open_run
+from train.workdir import alone, check_place
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -151,8 +152,10 @@ def main(arguments: Sequence[str]) -> None:
     program = f"python -m benchmarks.objective_comparison {arguments[0]}"
     comparison, workdir = parse(load_config(arguments[0], Comparison), arguments[1:], program)
     started = time.perf_counter()
-    rows = run_comparison(comparison, workdir)
-    write_plot(rows, workdir / "objectives.svg")
+    check_place(workdir)
+    with alone(workdir):
+        rows = run_comparison(comparison, workdir)
+        write_plot(rows, workdir / "objectives.svg")
     console = Console()
     console.print(results_table(rows))
     minutes = (time.perf_counter() - started) / 60

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data import packages
+from data.files import said
 from data.records import DataError, Record, expand, read_documents, read_table
 
 
@@ -35,10 +36,16 @@ def tfds_source(name: str, split: str) -> Sequence[dict[str, Any]]:
     import data.tfds_builders  # noqa: F401  registers our builders
 
     directory = packages.cache_dir() / "tfds"
-    # TFDS writes TFRecord unless told otherwise, which needs TensorFlow and has no random access.
-    source: Sequence[dict[str, Any]] = tfds.data_source(
-        name, split=split, data_dir=directory, builder_kwargs={"file_format": "array_record"}
-    )
+    try:
+        # TFDS writes TFRecord unless told otherwise, which needs TensorFlow and has no random access.
+        source: Sequence[dict[str, Any]] = tfds.data_source(
+            name, split=split, data_dir=directory, builder_kwargs={"file_format": "array_record"}
+        )
+    except OSError as error:
+        # Also what its library for the network raises.
+        raise DataError(
+            f"the TFDS data set {name} cannot be fetched or kept in {directory}: {said(error)}"
+        ) from error
     return source
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from data.files import check_writable
 from data.prepare import TOKENIZER_FILE
 from data.stream import EvalBatches, Rows
 from model.network import Network
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str]) -> None:
         default=defaults(source),
         config=(tyro.conf.FlagConversionOff,),
     )
+    check_writable(evaluation.out)
     by_set = look(source, evaluation)
     if jax.process_index() > 0:
         return
