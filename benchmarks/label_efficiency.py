@@ -28,6 +28,7 @@ from train.describe import differences, encode, read_json, write_json
 from train.metrics import read_rows
 from train.optimizer import Optimizer
 from train.restore import Source, open_run
+from train.workdir import alone, check_place
 
 EVALUATIONS = 15
 """Evaluations in each fine-tuning run: the resolution of "steps to scratch's best"."""
@@ -244,8 +245,10 @@ def main(arguments: Sequence[str]) -> None:
     file, overrides = take_first(arguments, f"{program} CONFIG.py --workdir W [--help | overrides]", __doc__)
     study, workdir = parse(load_config(file, Study), overrides, f"{program} {file}")
     started = time.perf_counter()
-    rows = run_study(study, workdir)
-    write_report(rows, workdir)
+    check_place(workdir)
+    with alone(workdir):
+        rows = run_study(study, workdir)
+        write_report(rows, workdir)
     console = Console()
     console.print(results_table(rows))
     console.print(

@@ -25,6 +25,7 @@ from train.cli import Preempted, load_config, parse, run_program, take_first
 from train.describe import write_json
 from train.metrics import read_rows
 from train.restore import Source, open_run
+from train.workdir import alone, check_place
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -148,8 +149,10 @@ def main(arguments: Sequence[str]) -> None:
     file, overrides = take_first(arguments, f"{program} CONFIG.py --workdir W [--help | overrides]", __doc__)
     comparison, workdir = parse(load_config(file, Comparison), overrides, f"{program} {file}")
     started = time.perf_counter()
-    rows = run_comparison(comparison, workdir)
-    write_plot(rows, workdir / "objectives.svg")
+    check_place(workdir)
+    with alone(workdir):
+        rows = run_comparison(comparison, workdir)
+        write_plot(rows, workdir / "objectives.svg")
     console = Console()
     console.print(results_table(rows))
     minutes = (time.perf_counter() - started) / 60

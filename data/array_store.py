@@ -11,8 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from data.files import LARGEST_JSON, check_regular, writing
+from data.json_objects import read_object
+from data.partial import partial_folder
+from data.seals import check_files, check_seal, file_digests, sealed
+
 Arrays = dict[str, np.ndarray]
 _ABOUT = "about.json"
+_HASHES = "hashes.json"
 
 
 def open_or_compute(
@@ -39,7 +45,7 @@ def open_or_compute(
             return _open(folder, about, names, check)
         except (OSError, ValueError) as error:
             print(f"{error}: computing it again", file=sys.stderr, flush=True)
-            _remove(folder)
+            remove_folder(folder)
     arrays = compute()
     check(arrays)
     try:
@@ -56,27 +62,33 @@ def _open(
     """Raises OSError or ValueError, which name the file, if anything is not as it was written."""
     file = folder / _ABOUT
     try:
-        found = json.loads(file.read_text())
+        found = read_object(file, LARGEST_JSON)
         if found != about:
             raise ValueError(f"it is about {found}, not {dict(about)}")
         arrays = {}
         for name in names:
             file = folder / f"{name}.npy"
             # A plain view: indexing np.memmap itself costs several times more per access.
+            check_regular(file)
             arrays[name] = np.load(file, mmap_mode="r").view(np.ndarray)
         file = folder
         check(arrays)
-    except (EOFError, ValueError) as error:
+        # Those of older versions have none, and are only checked for what can be seen of them.
+        if (folder / _HASHES).exists():
+            file = folder / _HASHES
+            digests = check_seal(file, read_object(file, LARGEST_JSON))
+            check_files(folder, digests, [f"{name}.npy" for name in names])
+    except (EOFError, IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged or not ours ({error})") from error
     return arrays
 
 
 def _write(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
-    partial = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:12]}")
-    partial.mkdir(parents=True)
-    try:
+    with partial_folder(folder) as partial, writing(folder):
         for name, array in arrays.items():
             np.save(partial / f"{name}.npy", array)
+        digests = file_digests(partial, [f"{name}.npy" for name in arrays])
+        (partial / _HASHES).write_text(json.dumps(sealed(digests), indent=1) + "\n")
         (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         try:
             os.replace(partial, folder)
@@ -84,12 +96,12 @@ def _write(folder: Path, about: Mapping[str, Any], arrays: Arrays) -> None:
             # Another process was faster; its arrays are opened and checked like ours.
             if not folder.exists():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _remove(folder: Path) -> None:
-    """Move it away first: another process may be about to open it, and would find half of it."""
+def remove_folder(folder: Path) -> None:
+    """Delete a folder as one: it is moved away first, since another process may be about to open it."""
+    if not os.path.lexists(folder):
+        return
     aside = folder.with_name(f"{folder.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         os.replace(folder, aside)

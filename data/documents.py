@@ -1,12 +1,12 @@
 """A tokenised corpus on disk with random access: what packing and objectives read."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-import shutil
+import sys
 import unicodedata
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from data.files import LARGEST_JSON, check_regular, writing
+from data.json_objects import read_object
+from data.partial import partial_folder
+from data.seals import check_files, check_seal, file_digests, sealed
+
 FORMAT = 1
 _CONTENT = "content"
-_FILES = ("tokens.npy", "offsets.npy", "hashes.npy", "meta.json")
+_META = "meta.json"
+_ARRAYS = ("tokens", "offsets", "hashes")
 
 
 def text_hash(text: str) -> int:
@@ -77,34 +83,41 @@ class Documents:
 
     @classmethod
     def load(cls, directory: str | Path) -> "Documents":
-        """Open a corpus written by `DocumentsWriter`."""
+        """Open a corpus written by `DocumentsWriter`.
+
+        Raises:
+          FileNotFoundError, ValueError: it is not one, of another format, or damaged; the message names the file.
+        """
         directory = Path(directory)
-        missing = [name for name in _FILES if not (directory / name).is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{directory} is no prepared corpus ({', '.join(missing)} missing): prepare it again"
-            )
-        meta = json.loads((directory / "meta.json").read_text())
+        meta = _read_meta(directory)
         # Hashed while it was written: a large corpus takes long to read.
         content = str(meta.pop(_CONTENT)) if _CONTENT in meta else ""
-        if meta["format"] != FORMAT:
-            raise ValueError(
-                f"{directory} has format {meta['format']}, this code reads {FORMAT}: prepare it again"
-            )
-        # Plain views: indexing np.memmap itself costs several times more per access.
-        tokens, offsets, hashes = (
-            np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-            for name in ("tokens", "offsets", "hashes")
-        )
-        if int(offsets[-1]) != len(tokens):
+        tokens, offsets, hashes = (_read_array(directory / f"{name}.npy") for name in _ARRAYS)
+        if len(offsets) and int(offsets[-1]) != len(tokens):
             raise ValueError(
                 f"{directory} holds {len(tokens)} tokens, its offsets end at {int(offsets[-1])}: "
                 "prepare it again"
             )
+        lengths = np.diff(offsets)
+        if not len(offsets) or offsets[0] != 0 or (lengths < 0).any():
+            raise ValueError(
+                f"{directory / 'offsets.npy'} is damaged: it does not divide the {len(tokens)} tokens: prepare it again"
+            )
+        if len(hashes) != len(lengths):
+            raise ValueError(
+                f"{directory / 'hashes.npy'} is damaged: {len(hashes)} for {len(lengths)} documents: prepare it again"
+            )
+        if "files" in meta:
+            # Whatever lies beside the arrays, such as a tokenizer, was there when they were moved to their place.
+            digests = meta.pop("files")
+            named = set(digests) if isinstance(digests, dict) else set()
+            check_files(directory, digests, {f"{name}.npy" for name in _ARRAYS} | named)
+        else:
+            print(f"{directory} was prepared without hashes: its files are not checked", file=sys.stderr)
         return cls(
             tokens=tokens,
             starts=offsets[:-1],
-            lengths=np.diff(offsets),
+            lengths=lengths,
             hashes=hashes,
             meta={**meta, "directory": str(directory)},
             content=content,
@@ -169,12 +182,44 @@ class Documents:
         return self._splits[held_out]
 
 
+def _read_meta(directory: Path) -> dict[str, Any]:
+    missing = [
+        name for name in (_META, *(f"{name}.npy" for name in _ARRAYS)) if not (directory / name).exists()
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"{directory} is no prepared corpus ({', '.join(missing)} missing): prepare it again"
+        )
+    path = directory / _META
+    meta = check_seal(path, read_object(path, LARGEST_JSON))
+    lacking = [name for name in ("format", "documents", "tokens") if name not in meta]
+    if lacking:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}: prepare it again")
+    if meta["format"] != FORMAT:
+        raise ValueError(
+            f"{directory} has format {meta['format']}, this code reads {FORMAT}: prepare it again"
+        )
+    return meta
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """A memory map of one axis of integers; a plain view: indexing np.memmap itself costs several times more per access."""
+    try:
+        check_regular(path)
+        array: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
+    except (OSError, EOFError, ValueError, TypeError, SyntaxError) as error:
+        raise ValueError(f"{path} is damaged: {error}: prepare it again") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{path} is damaged: it holds {array.dtype}{list(array.shape)}: prepare it again")
+    return array
+
+
 class DocumentsWriter:
     """Writes a corpus chunk by chunk beside its place, and moves it there once complete."""
 
     def __init__(self, directory: str | Path):
         self._final = Path(directory)
-        self._partial = self._final.with_name(f"{self._final.name}.partial-{uuid.uuid4().hex[:12]}")
+        self._stack = contextlib.ExitStack()
         self._lengths: list[np.ndarray] = []
         self._hashes: list[np.ndarray] = []
         self._dtype = np.dtype(np.uint16)
@@ -183,9 +228,16 @@ class DocumentsWriter:
         self._hashed_tokens, self._hashed_lengths = hashlib.sha256(), hashlib.sha256()
 
     def __enter__(self) -> "DocumentsWriter":
-        self._partial.mkdir(parents=True)
+        self._partial = self._stack.enter_context(partial_folder(self._final))
+        self._stack.enter_context(writing(self._final))
         self._file = open(self._partial / "tokens.npy", "wb")
+        self._stack.callback(self._close)
         return self
+
+    def _close(self) -> None:
+        # What could not be written cannot be flushed either.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _write_header(self, count: int) -> int:
         # NumPy pads headers so that the first axis can grow in place.
@@ -221,10 +273,16 @@ class DocumentsWriter:
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
         np.save(self._partial / "offsets.npy", np.cumsum(lengths))
         np.save(self._partial / "hashes.npy", np.concatenate([np.zeros(0, np.uint64), *self._hashes]))
-        content = _digest(self._hashed_tokens, self._hashed_lengths)
-        counts = {"documents": len(lengths) - 1, "tokens": self._total, _CONTENT: content}
-        full = {"format": FORMAT, **counts, **meta}
-        (self._partial / "meta.json").write_text(json.dumps(full, indent=1) + "\n")
+        files = file_digests(self._partial, sorted(path.name for path in self._partial.iterdir()))
+        full = {
+            "format": FORMAT,
+            "documents": len(lengths) - 1,
+            "tokens": self._total,
+            _CONTENT: _digest(self._hashed_tokens, self._hashed_lengths),
+            **meta,
+            "files": files,
+        }
+        (self._partial / _META).write_text(json.dumps(sealed(full), indent=1) + "\n")
         os.replace(self._partial, self._final)
         return Documents.load(self._final)
 
@@ -241,5 +299,4 @@ class DocumentsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._stack.__exit__(kind, error, trace)

@@ -52,6 +52,19 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise ValueError or OSError if no file or folder can be made or changed there; nothing is made."""
+    absolute = path.absolute()
+    if path.is_symlink() and not path.exists():
+        raise ValueError(f"{path} is a link to {os.readlink(path)}, which is not there")
+    there = next(place for place in (absolute, *absolute.parents) if place.exists())
+    if there != absolute and not there.is_dir():
+        raise ValueError(f"{there} is a file, so there can be no {path}: choose another place")
+    if not os.access(there, os.W_OK):
+        why = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(why, os.strerror(why), str(there))
+
+
 def check_regular(path: Path) -> os.stat_result:
     """The state of a file that can be read to its end.
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.files import read_file
 from data.stand_ins import refuse_stand_in
 
 
@@ -13,11 +14,10 @@ def read_object(path: Path, largest: int) -> dict[str, Any]:
     Raises:
       ValueError: it is damaged, larger, holds something else or stands for another file, or one name of it has two values.
     """
-    if path.stat().st_size > largest:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, at most {largest:,} are read")
+    content = read_file(path, largest)
     refuse_stand_in(path)
     try:
-        value = json.loads(path.read_bytes(), object_pairs_hook=_of_pairs)
+        value = json.loads(content, object_pairs_hook=_of_pairs)
     except (ValueError, RecursionError) as error:
         # Also a number of thousands of digits, for which Python names a function to call.
         raise ValueError(f"{path} is damaged: {str(error).partition('; use sys.')[0]}") from error

@@ -4,13 +4,17 @@ Idempotent: a corpus made from the same inputs is reused, anything else at `out`
 of it at training, by packing.py.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -22,7 +26,10 @@ import rich.console
 import rich.progress
 import tyro
 
+from data.array_store import remove_folder
 from data.documents import FORMAT, Documents, DocumentsWriter, text_hash
+from data.files import check_writable, said
+from data.folder_lock import Taken, locked
 from data.packages import cache_dir
 from data.paths import NoPath, local_path, path_options
 from data.records import DataError, DocumentEnd
@@ -34,6 +41,8 @@ TOKENIZER_FILE = "tokenizer.model"
 _CHUNK = 500_000
 # Less input than this is tokenised in this process: starting workers takes about a second.
 _WORTH_WORKERS = 8_000_000
+# Seconds between two looks at whether another process is done.
+_POLL = 0.5
 
 Encoded = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -84,8 +93,60 @@ def prepare(
     request = {"inputs": source.specs, "input_fingerprint": source.fingerprint, "tokenizer": how}
     digest = hashlib.sha256(json.dumps([FORMAT, request], sort_keys=True).encode()).hexdigest()
     directory = local_path(out) if out is not None else cache_dir() / "prepared" / digest[:16]
-    if directory.exists():
+    # What lies in the cache is ours to make again; another place is the user's.
+    ours = out is None
+    found = _existing(directory, request, ours)
+    if found is None:
+        check_writable(directory)
+        with _alone(directory):
+            found = _existing(directory, request, ours)
+            if found is None and ours:
+                remove_folder(directory)
+            if found is None:
+                found = _write(directory, source, tokenizer, how, request, workers)
+    return found
+
+
+def _existing(directory: Path, request: dict[str, Any], ours: bool) -> Documents | None:
+    """The corpus that is there already; None if there is none, or a damaged one of ours."""
+    if not os.path.lexists(directory):
+        return None
+    try:
         return _reuse(directory, request)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if not ours:
+            raise
+        print(f"{error}: preparing it again", file=sys.stderr, flush=True)
+        return None
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Nobody else prepares this corpus meanwhile: whoever comes second waits, and then finds it."""
+    lock, told = directory.with_name(f"{directory.name}.lock"), False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(lock, str(directory), "waiting until it is prepared"))
+                break
+            except Taken as taken:
+                if not told:
+                    print(taken, file=sys.stderr, flush=True)
+                told = True
+                time.sleep(_POLL)
+        stack.callback(functools.partial(lock.unlink, missing_ok=True))
+        yield
+
+
+def _write(
+    directory: Path,
+    source: TextSource,
+    tokenizer: str | Path | TrainTokenizer,
+    how: Any,
+    request: dict[str, Any],
+    workers: int | None,
+) -> Documents:
+    """Read, tokenise, and move the corpus to its place."""
     with DocumentsWriter(directory) as writer:
         kept = writer.partial / TOKENIZER_FILE
         if isinstance(tokenizer, TrainTokenizer):
@@ -116,8 +177,10 @@ def _reuse(directory: Path, request: dict[str, Any]) -> Documents:
     if not (directory / "meta.json").is_file():
         raise FileExistsError(f"{directory} exists and is no prepared corpus: choose another --out")
     corpus = Documents.load(directory)
-    if corpus.meta["request"] != request:
-        old = corpus.meta["request"]
+    old = corpus.meta["request"] if "request" in corpus.meta else {}
+    if not isinstance(old, dict):
+        raise ValueError(f"{directory / 'meta.json'} is damaged: its request is {old!r}: prepare it again")
+    if old != request:
         changed = [key for key in request if old.get(key) != request[key]]
         other = ", ".join(f"{key} was {old.get(key)}, now {request[key]}" for key in changed)
         raise FileExistsError(
@@ -201,6 +264,8 @@ _worker_tokenizer: Tokenizer | None = None
 
 def _start_worker(tokenizer: Tokenizer) -> None:
     global _worker_tokenizer
+    # Ctrl-C goes to all processes of a terminal; the one that started these says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker_tokenizer = tokenizer
 
 
@@ -250,9 +315,12 @@ def main(
         )
     try:
         corpus = prepare(inputs, tokenizer=how, out=out, column=column, end=end, workers=workers)
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"error: {said(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     meta = corpus.meta
     print(
         f"{out}: {meta['documents']:,} documents, {meta['tokens']:,} tokens, {meta['empty']:,} empty left out"

@@ -11,6 +11,7 @@ import numpy as np
 
 from data import packages
 from data.digests import file_digest
+from data.files import said
 from data.records import DataError, DocumentEnd, Record, expand, read_documents, read_table
 
 
@@ -43,6 +44,11 @@ def tfds_source(name: str, split: str) -> Sequence[dict[str, Any]]:
         )
     except DatasetNotFoundError as error:
         raise DataError(_no_data_set(name, tfds.list_builders(with_community_datasets=False))) from error
+    except OSError as error:
+        # Also what its library for the network raises.
+        raise DataError(
+            f"the TFDS data set {name} cannot be fetched or kept in {directory}: {said(error)}"
+        ) from error
     return source
 
 

@@ -208,8 +208,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             f"no tokenizer at {path}: train one with `python -m data.prepare --vocab-size`"
         )
     content = path.read_bytes()
-    # A tokenizer that came with a published checkpoint is JSON, which no SentencePiece model begins like.
-    return PublishedTokenizer.from_bytes(content) if content[:1] == b"{" else SentencePieceTokenizer(content)
+    try:
+        # A tokenizer that came with a published checkpoint is JSON, which no SentencePiece model begins like.
+        if content[:1] == b"{":
+            return PublishedTokenizer.from_bytes(content)
+        return SentencePieceTokenizer(content)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or no tokenizer: {error}") from error
 
 
 def sample_sentences(texts: Iterable[str], count: int, seed: int = 0) -> list[str]:

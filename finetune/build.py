@@ -28,7 +28,7 @@ from train.passport import Passport, fresh_passport, hand_off
 from train.restore import Source, open_run
 from train.state import run_keys
 from train.watched import check_evaluations
-from train.workdir import claim
+from train.workdir import check_place, claim, occupied
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 """Keys of a published config.json that another task makes wrong."""
@@ -69,14 +69,16 @@ def fine_tune(
       label: what the progress bar says.
       quiet: print neither the hand-off nor what packing did.
     """
+    check_place(workdir)
     built = build(experiment, source, code)
-    claim(workdir, built.description, built.tokenizer)
-    if jax.process_index() == 0:
-        built.passport.keep(workdir)
-        if not quiet:
-            print(*built.reports, f"hand-off from {built.source.checkpoint}", sep="\n", file=sys.stderr)
-            console(stderr=True).print(built.passport.table())
-    return run(built.experiment, built.parts, workdir, label=label)
+    with occupied(workdir):
+        claim(workdir, built.description, built.tokenizer)
+        if jax.process_index() == 0:
+            built.passport.keep(workdir)
+            if not quiet:
+                print(*built.reports, f"hand-off from {built.source.checkpoint}", sep="\n", file=sys.stderr)
+                console(stderr=True).print(built.passport.table())
+        return run(built.experiment, built.parts, workdir, label=label)
 
 
 def build(experiment: FineTune, source: Source | None = None, code: Sequence[Path] = ()) -> Built:

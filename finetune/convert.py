@@ -4,8 +4,9 @@ DIR holds config.json, model.safetensors (or flax_model.msgpack, or shards) and 
 like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on either way.
 """
 
+import contextlib
 import dataclasses
-import shutil
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ import jax
 import numpy as np
 import tyro
 
+from data.files import check_writable, writing
+from data.partial import partial_folder
 from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
 from data.tokenizer import SentencePieceTokenizer, Tokenizer
@@ -30,14 +33,16 @@ from finetune.tasks.token_classification import TokenClassification
 from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
-from train.checkpoint import Checkpoints, saved_steps
+from train.checkpoint import HASHES, Checkpoints
 from train.cli import command_line, console, run_program
 from train.describe import encode
 from train.launch import Launcher, Mesh
 from train.passport import Passport
 from train.restore import Source, open_run
 from train.state import TrainState
-from train.workdir import claim
+from train.workdir import check_place, claim, occupied
+
+log = logging.getLogger(__name__)
 
 ONE_CLASS = "single_label_classification"
 CLASSIFIERS = frozenset({"classifier", "token_classifier", SCORE})
@@ -60,6 +65,7 @@ def import_run(
       ValueError, FileNotFoundError: what is wrong with the checkpoint or its tokenizer, or the run folder is another's.
     """
     folder, workdir = local_path(folder), local_path(run)
+    check_place(workdir)
     family = family_of(published_config(folder), str(folder / CONFIG))
     tokenizer = published_tokenizer(folder, family.model_type)
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
@@ -76,12 +82,17 @@ def import_run(
         "config": found.config,
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
-    claim(workdir, {**description, **_classifier(found, tokenizer)}, tokenizer)
-    if jax.process_index() == 0 and not saved_steps(workdir / "checkpoints"):
-        found.passport.keep(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
-    checkpoints.save(0, _state(found.params), {})
-    checkpoints.close()
+    with occupied(workdir):
+        claim(workdir, {**description, **_classifier(found, tokenizer)}, tokenizer)
+        with contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
+            # What a kill or a damaged disk left of an earlier import is made again: its source is at hand.
+            if not checkpoints.any_whole():
+                checkpoints.discard_after(-1)
+                if jax.process_index() == 0:
+                    found.passport.keep(workdir)
+                checkpoints.save(0, _state(found.params), {})
+        for notice in checkpoints.notices:
+            log.warning(notice)
     return found.passport
 
 
@@ -135,6 +146,7 @@ def export_run(
         )
     source = open_run(run, code)
     refuse_full(folder)
+    check_writable(folder)
     imported: dict[str, Any] = source.description["imported"] if "imported" in source.description else {}
     model, heads = source.model, frozenset(source.params["heads"])
     family, chosen = choose(
@@ -159,9 +171,7 @@ def export_run(
         config["pad_token_id"] = tokenizer.pad_id
     if "classifier" in written:
         config |= _pooling(source, family)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with partial_folder(folder) as partial, writing(folder):
         files = write(
             partial,
             model=model,
@@ -177,8 +187,6 @@ def export_run(
         if folder.is_dir():
             folder.rmdir()
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return chosen, [folder / file.name for file in files]
 
 
@@ -279,14 +287,14 @@ def main(arguments: Sequence[str]) -> None:
     """Parse, convert, print the account."""
     parsed = command(arguments)
     if isinstance(parsed, Import):
-        already = saved_steps(parsed.to / "checkpoints")
+        mark = parsed.to.expanduser() / "checkpoints" / "0" / HASHES
+        before = mark.stat().st_mtime_ns if mark.is_file() else None
         passport = import_run(
             parsed.folder, parsed.to, architecture=parsed.architecture, launcher=parsed.launcher
         )
         console(stderr=False).print(passport.table())
-        print(
-            f"{parsed.to} {'holds it already' if already else 'is ready'}: fine-tune with --init {parsed.to}"
-        )
+        ended = "holds it already" if mark.stat().st_mtime_ns == before else "is ready"
+        print(f"{parsed.to} {ended}: fine-tune with --init {parsed.to}")
         return
     if parsed.dtype not in ("", *DTYPES):
         raise ValueError(f"dtype {parsed.dtype!r} is none of {', '.join(DTYPES)}")

@@ -1,4 +1,4 @@
-"""Signals: the first asks, a second ends at once, a hanging process ends all the same. What the system says is one line."""
+"""Signals: the first asks, a second ends at once, what hangs ends all the same. What the system says is one line."""
 
 import errno
 import os

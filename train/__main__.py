@@ -10,22 +10,24 @@ from train.build import build
 from train.cli import console, load_config, multi_host, parse, run_program, split_code, take_first
 from train.experiment import Experiment
 from train.loop import Result, run
-from train.workdir import claim
+from train.workdir import check_place, claim, occupied
 
 
 def pretrain(
     experiment: Experiment, workdir: Path, label: str = "pretrain", code: Sequence[Path] = ()
 ) -> Result:
     """Build the parts, claim the run folder, train; `code` names files whose classes the companions' runs may name."""
+    check_place(workdir)
     built = build(experiment, code)
-    claim(workdir, built.description, built.tokenizer)
-    if jax.process_index() == 0:
-        print(*built.reports, sep="\n", end="\n" if built.reports else "", file=sys.stderr)
-        if built.passport is not None:
-            built.passport.keep(workdir)
-            print(f"hand-off from {built.passport.source}", file=sys.stderr)
-            console(stderr=True).print(built.passport.table())
-    return run(built.experiment, built.parts, workdir, label=label)
+    with occupied(workdir):
+        claim(workdir, built.description, built.tokenizer)
+        if jax.process_index() == 0:
+            print(*built.reports, sep="\n", end="\n" if built.reports else "", file=sys.stderr)
+            if built.passport is not None:
+                built.passport.keep(workdir)
+                print(f"hand-off from {built.passport.source}", file=sys.stderr)
+                console(stderr=True).print(built.passport.table())
+        return run(built.experiment, built.parts, workdir, label=label)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -183,8 +183,7 @@ class Checkpoints:
         newest = newest_whole(self.folder, self.notices)
         self._wait_for_process_0("looked at")
         if jax.process_index() == 0:
-            for temporary in self.folder.glob(f"*{_TEMPORARY}*"):
-                shutil.rmtree(temporary)
+            self._clear_temporary()
             for step in saved_steps(self.folder):
                 if newest is None or step > newest:
                     finished = (self.folder / str(step) / HASHES).exists()
@@ -195,10 +194,23 @@ class Checkpoints:
     def discard_after(self, step: int) -> None:
         """Move aside what is newer than `step`: the run goes on from there and will save those steps again."""
         if jax.process_index() == 0:
+            self._clear_temporary()
             for later in saved_steps(self.folder):
                 if later > step:
                     self._set_aside(later, "-later")
         self._wait_for_process_0("settled")
+
+    def _clear_temporary(self) -> None:
+        """What Orbax had not given its name yet."""
+        for temporary in self.folder.glob(f"*{_TEMPORARY}*"):
+            shutil.rmtree(temporary)
+
+    def any_whole(self) -> bool:
+        """Whether there is a step whose files are all as they were saved; nothing is moved."""
+        try:
+            return newest_whole(self.folder, self.notices) is not None
+        except ValueError:
+            return False
 
     def _wait_for_process_0(self, what: str) -> None:
         """Every process sees the folder as process 0 left it."""

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from data.files import check_writable
 from data.prepare import TOKENIZER_FILE
 from data.stream import EvalBatches, Rows
 from model.network import Network
@@ -180,6 +181,7 @@ def main(arguments: Sequence[str]) -> None:
     source = open_run(run, code)
     program = f"python -m train.evaluate {run} [--code FILE]"
     evaluation: Evaluation = command_line(Evaluation, program, options, defaults(source))
+    check_writable(evaluation.out)
     by_set = look(source, evaluation)
     if jax.process_index() > 0:
         return

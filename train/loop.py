@@ -142,33 +142,40 @@ class _Loop:
         self.checkpoints = Checkpoints(workdir / "checkpoints", settings.keep, self.stopping.progress)
         self.best = Checkpoints(workdir / "best", 1, self.stopping.progress) if settings.best else None
         self.writer: metrics.Writer | None = None
+        self.open = contextlib.ExitStack()
         self.progress = _Progress()
         self.stop_requested = False
         self.flops = 0
 
     def run(self) -> Result:
         with self.stopping:
+            self.open.callback(self.checkpoints.close)
+            if self.best is not None:
+                self.open.callback(self.best.close)
             try:
                 state, start = self._begin()
                 if jax.process_index() == 0:
                     self.writer = metrics.Writer(self.workdir, start, evaluates_again=self.progress.owed)
+                    self.open.callback(self.writer.close)
                 result = self._steps(state, start)
-            except BaseException as error:
-                # What ended the run is to be heard, not what ended with it; but of a full disk a failed save says most.
-                try:
-                    self._close()
-                except OSError as second:
-                    if isinstance(error, OSError) and isinstance(second, SaveFailed):
-                        raise second from error
+                self.open.close()
+            except OSError as error:
+                self._close_after(error)
                 raise
-            self._close()
+            finally:
+                # What ended the run is to be heard, not what ended with it.
+                with contextlib.suppress(OSError):
+                    self.open.close()
         return result
 
-    def _close(self) -> None:
-        with contextlib.ExitStack() as stack:
-            for part in (self.best, self.checkpoints, self.writer):
-                if part is not None:
-                    stack.callback(part.close)
+    def _close_after(self, error: OSError) -> None:
+        """Of a full disk a save that failed says most, and it may have failed in its own thread."""
+        try:
+            self.open.close()
+        except SaveFailed as failed:
+            raise failed from error
+        except OSError:
+            return
 
     def _begin(self) -> tuple[Any, int]:
         """The launched state to go on from, and its step."""

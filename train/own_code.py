@@ -37,6 +37,18 @@ def kept_code(description: Any) -> dict[str, dict[str, str]]:
     return kept
 
 
+def check_code(description: Mapping[str, Any]) -> None:
+    """Raise ValueError if what a description keeps of code is not as `kept_code` gives it."""
+    kept = description["code"] if "code" in description else {}
+    names = {"file", "sha256", "text"}
+    right = isinstance(kept, dict) and all(
+        isinstance(entry, dict) and entry.keys() == names and all(isinstance(v, str) for v in entry.values())
+        for entry in kept.values()
+    )
+    if not right:
+        raise ValueError("its entry code holds no files with their SHA-256 and text")
+
+
 def _types(value: Any) -> Iterator[str]:
     if isinstance(value, dict) and "type" in value and isinstance(value["type"], str):
         yield value["type"]

@@ -21,11 +21,11 @@ from data.tokenizer import Tokenizer, load_tokenizer
 from model.config import ModelConfig, TextConfig
 from objectives.base import Objective
 from objectives.rows import RowShape
-from train.adapter import Params
+from train.adapter import Adapter, Params
 from train.checkpoint import HASHES, damaged_file, flat, load_params, newest_whole, saved_steps
-from train.describe import decode, read_json
+from train.describe import decode, read_description, taken_from
 from train.migrations import migrate
-from train.own_code import OwnCode
+from train.own_code import OwnCode, check_code
 
 PUBLISHED = {"model_type", "architectures"}
 """Keys of the config.json of a published checkpoint, none of which a run's has."""
@@ -65,7 +65,17 @@ class Source:
                     else ""
                 )
             )
-        return decode(self.description[name], self.code)
+        with taken_from(self.folder / "config.json"):
+            return decode(self.description[name], self.code)
+
+    def stored_as(self, name: str, kind: type) -> Any:
+        """One entry, which must be of this kind."""
+        value = self.stored(name)
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{self.folder / 'config.json'}: the stored {name} is a {type(value).__name__}, no {kind.__name__}"
+            )
+        return value
 
     @functools.cached_property
     def digest(self) -> str:
@@ -85,14 +95,16 @@ class Source:
     @functools.cached_property
     def rows(self) -> RowShape:
         """What the run's rows are."""
-        rows: RowShape = self.stored("rows")
+        rows: RowShape = self.stored_as("rows", RowShape)
         return rows
 
     @functools.cached_property
     def objective(self) -> Objective:
         """The run's objective, told of its rows."""
-        objective: Objective = self.stored("objective")
-        return objective.for_rows(self.rows)
+        objective: Objective = self.stored_as("objective", Objective)
+        rows = self.rows
+        with taken_from(self.folder / "config.json"):
+            return objective.for_rows(rows)
 
     @property
     def has_tokenizer(self) -> bool:
@@ -104,7 +116,7 @@ class Source:
         """The run's tokenizer, checked against config.json."""
         path = self.folder / TOKENIZER_FILE
         tokenizer = load_tokenizer(path)
-        expected = self.stored("tokenizer")
+        expected = self.stored_as("tokenizer", str)
         if tokenizer.fingerprint != expected:
             raise ValueError(
                 f"{path} is {tokenizer.fingerprint[:16]}..., but the run was made with {expected[:16]}..."
@@ -145,13 +157,16 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     folder = path.parent.parent if explicit else path
     # Orbax warns that the checkpoint lacks metadata that a reader of its own would have written.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    stored = read_json(folder / "config.json")
-    if isinstance(stored, dict) and "model" not in stored and PUBLISHED & stored.keys():
-        raise ValueError(
-            f"{folder} is a published checkpoint, no run: make one of it with `python -m finetune.convert import {folder} "
-            "--to RUN`, and name that run"
-        )
-    description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
+    config = folder / "config.json"
+    with taken_from(config):
+        stored = read_description(config)
+        if "model" not in stored and PUBLISHED & stored.keys():
+            raise ValueError(
+                f"{folder} is a published checkpoint, no run: make one of it with `python -m finetune.convert import "
+                f"{folder} --to RUN`, and name that run"
+            )
+        description, notices = migrate(stored, functools.partial(load_tokenizer, folder / TOKENIZER_FILE))
+        check_code(description)
     if notices:
         log.warning(f"{folder} opened as a run of an older version: {'; '.join(notices)}")
     source = Source(
@@ -165,7 +180,9 @@ def open_run(run: str | Path, code: Sequence[Path] = ()) -> Source:
     checkpoint = source.checkpoint
     sides = load_params(checkpoint.parent, int(checkpoint.name))
     trainable, frozen = (sides[k] if k in sides else {} for k in ("trainable", "frozen"))
-    merged = jax.tree.map(np.asarray, source.stored("adapter").merge(trainable, frozen))
+    adapter = source.stored_as("adapter", Adapter)
+    with taken_from(config):
+        merged = jax.tree.map(np.asarray, adapter.merge(trainable, frozen))
     # A checkpoint holds leaves: a run without heads has no entry for them.
     return dataclasses.replace(source, params={"backbone": {}, "heads": {}} | merged)
 

@@ -1,9 +1,12 @@
 """A run folder belongs to one experiment: it says which, and refuses another."""
 
+import contextlib
 import functools
 import logging
+import os
 import platform
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,60 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from data.files import check_writable, writing
+from data.folder_lock import locked
 from data.prepare import TOKENIZER_FILE
+from data.seals import sealed
 from data.tokenizer import Tokenizer, load_tokenizer
-from train.describe import differences, read_json, write_json
+from train.describe import differences, read_description, taken_from, write_json
 from train.inputs import INPUTS, changed, same, unknown
 from train.migrations import migrate
-from train.own_code import kept_code
+from train.own_code import check_code, kept_code
 
 MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "companions")
 """Fields of an experiment that a resumed run may set anew, because they do not change its numbers: of companions where they
 lie, not what they are."""
 log = logging.getLogger(__name__)
-_WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp")
+LOCK = "run.lock"
+_WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp", LOCK)
+_PATTERNS = "*?[\\"
+"""Characters that Orbax takes for a pattern: it would write a checkpoint there and not find its parts again."""
+
+
+def check_place(workdir: Path) -> None:
+    """Raise ValueError or OSError where no run folder can be, or another process has it; cheap, before any data is read."""
+    absolute = workdir.absolute()
+    if found := sorted(set(_PATTERNS) & set(str(absolute))):
+        raise ValueError(
+            f"{absolute} has {' '.join(found)} in its name, which checkpoints cannot: choose another"
+        )
+    check_writable(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"{workdir} is a file, not a run folder: choose another")
+    if jax.process_index() == 0 and (workdir / LOCK).exists():
+        with alone(workdir):
+            pass
+
+
+@contextlib.contextmanager
+def occupied(workdir: Path) -> Iterator[None]:
+    """The run folder is this process's own while the block runs; of several processes of one run, the first one's.
+
+    Raises:
+      ValueError: another process works there (the message names it), or the folder holds files of something else.
+    """
+    check_place(workdir)
+    if jax.process_index() > 0:
+        yield
+        return
+    _refuse_foreign(workdir)
+    with alone(workdir):
+        yield
+
+
+def alone(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of a folder; ValueError where another process has it."""
+    return locked(workdir / LOCK, str(workdir), "wait until it ends, or choose another folder")
 
 
 def claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | None) -> None:
@@ -58,39 +103,66 @@ def _claim(workdir: Path, description: dict[str, Any], tokenizer: Tokenizer | No
                 f"{workdir} holds another experiment; choose another --workdir, or undo:\n  "
                 + "\n  ".join(lines[:20])
             )
+        if tokenizer is not None:
+            _check_tokenizer(workdir / TOKENIZER_FILE, tokenizer)
         return
-    # A kill between the two files below leaves the first; it is written again.
-    if workdir.exists() and any(file.name not in _WRITTEN_FIRST for file in workdir.iterdir()):
+    _refuse_foreign(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        with writing(workdir / TOKENIZER_FILE):
+            tokenizer.save(workdir / TOKENIZER_FILE)
+    write_json(workdir / "config.json", sealed({**described, "versions": versions()}))
+
+
+def _check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """The run's own copy must be what it was; one that is gone is written again."""
+    if not os.path.lexists(path):
+        print(f"{path} is missing: written again", file=sys.stderr)
+        with writing(path):
+            tokenizer.save(path)
+    found = load_tokenizer(path).fingerprint
+    if found != tokenizer.fingerprint:
+        raise ValueError(
+            f"{path} is damaged: it is {found[:16]}..., but the run was made with {tokenizer.fingerprint[:16]}...; delete "
+            "it, and the same command writes it again"
+        )
+
+
+def _refuse_foreign(workdir: Path) -> None:
+    if (workdir / "config.json").exists() or not workdir.exists():
+        return
+    # A kill between the first files leaves some of them; they are written again.
+    if any(file.name not in _WRITTEN_FIRST for file in workdir.iterdir()):
         raise ValueError(
             f"{workdir} is not empty but has no config.json, so it is not a run folder: choose another"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if tokenizer is not None:
-        tokenizer.save(workdir / TOKENIZER_FILE)
-    write_json(workdir / "config.json", {**described, "versions": versions()})
 
 
 def _differences_from(workdir: Path, described: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Where the run that the folder holds is another one than this, whatever version wrote it: values, and inputs."""
     tokenizer = functools.partial(load_tokenizer, workdir / TOKENIZER_FILE)
-    stored, notices = migrate(read_json(workdir / "config.json"), tokenizer)
+    path = workdir / "config.json"
+    with taken_from(path):
+        stored, notices = migrate(read_description(path), tokenizer)
+        check_code(stored)
     if notices:
         log.warning(f"{workdir} goes on as a run of an older version: {'; '.join(notices)}")
-    stored.pop("versions")
+    stored.pop("versions", None)
     before = stored.pop(INPUTS, {})
     now = {name: value for name, value in described.items() if name != INPUTS}
     inputs = described[INPUTS] if INPUTS in described else {}
-    if names := unknown(before, inputs):
-        log.warning(
-            f"{workdir} goes on; an older version made it and kept no digest of {', '.join(names)}: "
-            "whether they are what they were cannot be said"
-        )
-    # Older versions kept no code. Where there is some, a line that shows two whole files would help nobody.
-    code = _hashes(stored["code"]) if "code" in stored else _hashes(now["code"])
-    lines = differences({**stored, "code": code}, {**now, "code": _hashes(now["code"])})
-    # Where an input lies, and how that is written, is nobody's business while its content is the same.
-    may_change = (*MAY_CHANGE, *same(before, inputs))
-    return [line for line in lines if not _may_change(line, may_change)], changed(before, inputs, now)
+    with taken_from(path):
+        if names := unknown(before, inputs):
+            log.warning(
+                f"{workdir} goes on; an older version made it and kept no digest of {', '.join(names)}: "
+                "whether they are what they were cannot be said"
+            )
+        # Older versions kept no code. Where there is some, a line that shows two whole files would help nobody.
+        code = _hashes(stored["code"]) if "code" in stored else _hashes(now["code"])
+        lines = differences({**stored, "code": code}, {**now, "code": _hashes(now["code"])})
+        # Where an input lies, and how that is written, is nobody's business while its content is the same.
+        may_change = (*MAY_CHANGE, *same(before, inputs))
+        return [line for line in lines if not _may_change(line, may_change)], changed(before, inputs, now)
 
 
 def _hashes(code: dict[str, Any]) -> dict[str, str]:

@@ -162,7 +162,12 @@ def write_files(
 
     def close() -> None:
         path = folder / f".shard-{len(written)}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
+        try:
+            save_file(shard, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            # Its own error for whatever the system says.
+            size = sum(x.nbytes for x in shard.values())
+            raise OSError(f"{folder} cannot hold {size:,} bytes of weights: {error}") from error
         path.chmod(0o644)  # as any other file: the library writes it for its owner alone
         written.append((path, list(shard), sum(x.nbytes for x in shard.values())))
         shard.clear()
@@ -188,6 +193,10 @@ def write_files(
 
 def refuse_full(folder: Path) -> None:
     """Raise ValueError if there is anything in the folder: nothing is overwritten."""
+    if folder.is_symlink() and not folder.exists():
+        raise ValueError(f"{folder} is a link that leads nowhere: choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: choose another folder")
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if present:
         raise ValueError(f"{folder} already holds {present[0]}: choose another folder")
