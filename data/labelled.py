@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from data.encoded import TextTokenizer, encode_texts, encode_word_lists
-from data.frame import Frame
+from data.frame import Frame, cut, shorten
 from data.packing import best_fit
 from data.records import DataError, Record, required
 from data.row_index import Batch, Placement, RowIndex, group_by_row, ragged_arange
@@ -222,8 +222,7 @@ def sequence_rows(
         b = second[i] if second else []
         excess = max(0, len(a) + len(b) - room)
         truncated, lost = truncated + (excess > 0), lost + excess
-        a, b = _shorten(a, b, room)
-        ids, kinds = frame.around(a, b)
+        ids, kinds = frame.around(*shorten(a, b, room, frame.side))
         tokens += ids
         types += kinds
         sizes.append(len(ids))
@@ -259,7 +258,7 @@ def token_rows(
     encoded = encode_word_lists(tokenizer, [example.words for example in examples])
     for example, (ids, owners) in zip(examples, encoded, strict=True):
         truncated, lost = truncated + (len(ids) > room), lost + max(0, len(ids) - room)
-        ids, owners = ids[:room], owners[:room]
+        ids, owners = (cut(some, room, frame.side) for some in (ids, owners))
         firsts = [w if j == 0 or owners[j - 1] != w else -1 for j, w in enumerate(owners)]
         known = [
             _class_id(tag, example.where, classes) for tag in (example.tags or [None] * len(example.words))
@@ -277,15 +276,6 @@ def token_rows(
         lost=lost,
     )
     return LabelledRows(segments, tokenizer=tokenizer, length=length, max_segments=max_segments)
-
-
-def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut the longer one first, as BERT does, so that a short text is never lost to a long partner."""
-    if len(a) + len(b) <= room:
-        return a, b
-    half = room // 2
-    keep_a = room - len(b) if len(b) <= half else min(len(a), room - half)
-    return a[:keep_a], b[: room - keep_a]
 
 
 def _check_room(room: int, length: int) -> None:

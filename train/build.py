@@ -20,6 +20,7 @@ from train.companions import Companion, check_companions, check_tokenizers, open
 from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
+from train.framing import FRAMING
 from train.launch import HostBatch
 from train.loop import Parts
 from train.passport import Passport, hand_off
@@ -83,6 +84,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
         "objective": encode(objective),
         "rows": encode(rows),
         "adapter": encode(parts.adapter),
+        **({} if feed.framing is None else {FRAMING: feed.framing}),
         **feed.description,
         # A resumed run whose companions have gone on training would read other numbers.
         "companion_checkpoints": {companion.name: companion.description() for companion in companions},
