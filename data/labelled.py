@@ -13,7 +13,7 @@ import numpy as np
 
 from data.classes import NO_LABEL, ClassIds, check_sides, in_order, tidy
 from data.encoded import TextTokenizer, encode_texts, encode_word_lists
-from data.frame import Frame
+from data.frame import Frame, cut, shorten
 from data.packing import best_fit
 from data.records import DataError, Record, a_few, check_unicode, required
 from data.row_index import Batch, Placement, RowIndex, group_by_row, ragged_arange
@@ -235,8 +235,7 @@ def sequence_rows(
         b = second[i] if second else []
         excess = max(0, len(a) + len(b) - room)
         truncated, lost = truncated + (excess > 0), lost + excess
-        a, b = _shorten(a, b, room)
-        ids, kinds = frame.around(a, b)
+        ids, kinds = frame.around(*shorten(a, b, room, frame.side))
         if not ids:
             # Nothing, in no frame: one token that stands for no text, so that it has a place in a row.
             ids, kinds = [_nothing(tokenizer)], [0]
@@ -279,7 +278,7 @@ def token_rows(
     encoded = encode_word_lists(tokenizer, [example.words for example in examples])
     for example, (ids, owners) in zip(examples, encoded, strict=True):
         truncated, lost = truncated + (len(ids) > room), lost + max(0, len(ids) - room)
-        ids, owners = ids[:room], owners[:room]
+        ids, owners = (cut(some, room, frame.side) for some in (ids, owners))
         firsts = [w if j == 0 or owners[j - 1] != w else -1 for j, w in enumerate(owners)]
         known = [numbers.of(tag, example.where) for tag in (example.tags or [None] * len(example.words))]
         tokens += frame.around(ids)[0]
@@ -295,15 +294,6 @@ def token_rows(
         lost=lost,
     )
     return LabelledRows(segments, tokenizer=tokenizer, length=length, max_segments=max_segments)
-
-
-def _shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut the longer one first, as BERT does, so that a short text is never lost to a long partner."""
-    if len(a) + len(b) <= room:
-        return a, b
-    half = room // 2
-    keep_a = room - len(b) if len(b) <= half else min(len(a), room - half)
-    return a[:keep_a], b[: room - keep_a]
 
 
 def _check_room(room: int, length: int) -> None:

@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
-from data.frame import Frame
+from data.charsmap import charsmaps, check_charsmap
+from data.frame import TEMPLATES, Frame, FramingName, Side
 
 T = TypeVar("T")
 
 FORMAT = "handoff published tokenizer 1"
+FORMAT_2 = "handoff published tokenizer 2"
+"""With settings that tokenizer.json cannot hold, which readers of the first format would pass over."""
+_NO_LENGTH = 1e9
+"""A model_max_length from here on (10^30 is written mostly) says that there is none."""
+SETTINGS = ("split_special_tokens", "truncation_side", "framing")
 ROLES = ("unk", "cls", "sep", "mask", "pad", "bos", "eos")
 SPACE = "\u2581"
 _BYTE_SPACE = "\u0120"
@@ -29,9 +35,18 @@ class PublishedTokenizer:
     """A tokenizer of the `tokenizers` library, with the roles of its special tokens."""
 
     def __init__(self, content: Mapping[str, Any]):
-        """`content`: {"format", "tokenizer": tokenizer.json, "roles": {role: token}, "config": tokenizer_config.json}."""
+        """What a file of it holds.
+
+        Args:
+          content: {"format", "tokenizer": tokenizer.json, "roles": {role: token}, "config": tokenizer_config.json}, and
+            where they are not the usual ones the SETTINGS: "split_special_tokens": true (special tokens written in a text
+            are ordinary characters), "truncation_side": "left" and, of one trained here, the name of its "framing".
+        """
         self._content = dict(content)
+        if any(name in content for name in SETTINGS):
+            self._content["format"] = FORMAT_2
         self._tokenizer = built(content["tokenizer"])
+        self._tokenizer.encode_special_tokens = "split_special_tokens" in content
         # Rows are cut and filled by whoever makes them.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -40,8 +55,8 @@ class PublishedTokenizer:
     def from_bytes(cls, text: bytes) -> "PublishedTokenizer":
         """What `save` wrote."""
         content = json.loads(text)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"this is no tokenizer file of the format {FORMAT!r}")
+        if not isinstance(content, dict) or content.get("format") not in (FORMAT, FORMAT_2):
+            raise ValueError(f"this is no tokenizer file of the format {FORMAT!r} or {FORMAT_2!r}")
         return cls(content)
 
     @property
@@ -59,6 +74,30 @@ class PublishedTokenizer:
     def with_pad(self, token: str) -> "PublishedTokenizer":
         """The same with this token, one that it has, as what fills a row."""
         return PublishedTokenizer({**self._content, "roles": {**self.roles, "pad": token}})
+
+    @property
+    def truncation_side(self) -> Side:
+        """Where texts lose what does not fit a row."""
+        return "left" if "truncation_side" in self._content else "right"
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens at which the published settings cut texts; None where they say nothing, or a number that means it."""
+        for key in ("model_max_length", "max_len"):
+            said = self.config[key] if key in self.config else None
+            if isinstance(said, int | float) and not isinstance(said, bool) and 0 < said < _NO_LENGTH:
+                return int(said)
+        return None
+
+    def with_framing(self, name: FramingName) -> "PublishedTokenizer":
+        """The same with this around texts, if it was trained here; what a published one puts around texts stays."""
+        if "framing" not in self._content or self._content["framing"] == name:
+            return self
+        made = built(self._content["tokenizer"])
+        made.post_processor = template(made, self.roles, *TEMPLATES[name])
+        # Only this: the library does not write every number as it read it.
+        changed = {**self._content["tokenizer"], "post_processor": as_json(made)["post_processor"]}
+        return PublishedTokenizer({**self._content, "tokenizer": changed, "framing": name})
 
     def _id(self, role: str) -> int:
         if role not in self.roles:
@@ -107,7 +146,7 @@ class PublishedTokenizer:
     def first_ordinary_id(self) -> int:
         """The lowest id above the special ones that stand at the beginning of the vocabulary."""
         special = {self._tokenizer.token_to_id(token) for token in self.roles.values()}
-        low = [i for i in special if i is not None and i < self.vocab_size // 2]
+        low = [i for i in special if i is not None and i < max(self.vocab_size // 2, len(special))]
         return max(low) + 1 if low else 0
 
     @functools.cached_property
@@ -175,12 +214,12 @@ class PublishedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, no special ids added."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.encode_batch([text])[0]
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = of_library(lambda: self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False))
         return [encoding.ids for encoding in found]
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -192,7 +231,9 @@ class PublishedTokenizer:
 
     def frame(self, pair: bool) -> Frame:
         """What its own template puts around one text, or two."""
-        framed = self._tokenizer.encode("a", "a" if pair else None, add_special_tokens=True)
+        framed = of_library(
+            lambda: self._tokenizer.encode("a", "a" if pair else None, add_special_tokens=True)
+        )
         places = framed.sequence_ids
         texts = [place for place in places if place is not None]
         if pair and set(texts) != {0, 1} or not pair and set(texts) != {0}:
@@ -208,8 +249,8 @@ class PublishedTokenizer:
             range(second[-1] + 1, len(ids)) if pair else range(first[-1] + 1, len(ids)),
         )
         before, _, between, _, after = (tuple(ids[i] for i in part) for part in parts)
-        kinds: Any = tuple(types[part[0]] if len(part) else 0 for part in parts)
-        return Frame(before, between, after, kinds)
+        kinds: Any = tuple(_one_or_all([types[i] for i in part]) for part in parts)
+        return Frame(before, between, after, kinds, self.truncation_side)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids vanish."""
@@ -233,15 +274,19 @@ class PublishedTokenizer:
         Args:
           folder: where to.
           types: whether the model takes token_type_ids.
-          longest: most tokens that the model can place; where the tokenizer's own files said less, they stay.
+          longest: tokens at which texts are cut, as `model_max_length`.
         """
         tokens = {f"{role}_token": token for role, token in self.roles.items()}
         defaults = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": longest,
             "model_input_names": ["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
         }
-        config = {**defaults, **self.config, **tokens}
+        config = {**defaults, **self.config, **tokens, "model_max_length": longest}
+        # Of a run of an older version the settings of the origin were not followed.
+        if self.truncation_side == "left" or "truncation_side" in config:
+            config["truncation_side"] = self.truncation_side
+        if "split_special_tokens" in self._content or "split_special_tokens" in config:
+            config["split_special_tokens"] = "split_special_tokens" in self._content
         for name, value in (
             ("tokenizer.json", self._content["tokenizer"]),
             ("tokenizer_config.json", config),
@@ -260,8 +305,31 @@ class PublishedTokenizer:
         self.__init__(content)  # type: ignore[misc]
 
 
+def _one_or_all(types: Sequence[int]) -> int | tuple[int, ...]:
+    """The type of all tokens of a part of a frame, or of each where they differ."""
+    return (types[0] if types else 0) if len(set(types)) < 2 else tuple(types)
+
+
+def template(made: Tokenizer, roles: Mapping[str, str], single: str, pair: str) -> Any:
+    """A template of the library, of one in roles: {cls} stands for the token of that role."""
+    used = dict.fromkeys(token for role, token in roles.items() if f"{{{role}}}" in single + pair)
+    return processors.TemplateProcessing(
+        single=single.format(**roles).split(" "),
+        pair=pair.format(**roles).split(" "),
+        special_tokens=[(token, made.token_to_id(token)) for token in used],
+    )
+
+
+def as_json(made: Tokenizer) -> dict[str, Any]:
+    """The tokenizer.json of the library's object."""
+    found: dict[str, Any] = json.loads(made.to_str())
+    return found
+
+
 def built(tokenizer: Mapping[str, Any]) -> Tokenizer:
     """The library's object of a tokenizer.json; ValueError where it is none."""
+    for charsmap in charsmaps(tokenizer["normalizer"] if "normalizer" in tokenizer else None):
+        check_charsmap(charsmap)
     return of_library(lambda: Tokenizer.from_str(json.dumps(tokenizer)))
 
 
@@ -271,3 +339,12 @@ def of_library(make: Callable[[], T]) -> T:
         return make()
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"this is no tokenizer of the tokenizers library: {error}") from error
+    except BaseException as error:  # what Rust panics over is no Exception, and its class cannot be imported
+        raise _of_panic(error) from None
+
+
+def _of_panic(error: BaseException) -> BaseException:
+    """A ValueError where the library has found something impossible; anything else as it is."""
+    if type(error).__name__ != "PanicException":
+        return error
+    return ValueError(f"this tokenizer is damaged: the tokenizers library stopped at {error}")

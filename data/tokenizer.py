@@ -1,6 +1,7 @@
-"""Text to ids and back: the small interface the other rooms see, and SentencePiece behind it.
+"""Text to ids and back: the small interface the other rooms see, and training a vocabulary.
 
-Tokenizers of published checkpoints are in published_tokenizer.py.
+Vocabularies trained here and those of published checkpoints are PublishedTokenizers (published_tokenizer.py); those that
+older versions trained are SentencePiece's own files, and stay it.
 
 It is handed strings: files of text are read in sources.py and records.py, rows are made in packing.py and labelled.py.
 """
@@ -8,20 +9,22 @@ It is handed strings: files of text are read in sources.py and records.py, rows 
 import contextlib
 import hashlib
 import io
+import json
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import sentencepiece
 
-from data.frame import Frame
+from data.frame import Frame, FramingName
 from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
+from data.sentencepiece_files import TOKENS, normalizer, of_trained
 
 # Fixed for every vocabulary trained here, so that objectives and checkpoints can rely on them.
 PAD, UNK, CLS, SEP, MASK, BOS, EOS = range(7)
@@ -40,6 +43,7 @@ _HEARTBEAT = 15.0
 """Seconds after which a training says that it still goes on."""
 # SentencePiece sums floats per thread: the count is part of the result, so it is not the machine's.
 _THREADS = 2
+_FRAMED = "handoff framed sentencepiece 1"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -91,6 +95,10 @@ class Tokenizer(Protocol):
         """What a model expects around one text, or two."""
         ...
 
+    def with_framing(self, name: FramingName) -> "Tokenizer":
+        """The same with this around texts; what a published tokenizer puts around texts stays."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids vanish."""
         ...
@@ -101,14 +109,16 @@ class Tokenizer(Protocol):
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model whose special ids are the fixed ones of this module."""
+    """A SentencePiece model whose special ids are the fixed ones of this module, as older versions trained them."""
 
     pad_id, unk_id, cls_id, sep_id, mask_id, bos_id, eos_id = range(7)
     first_ordinary_id = FIRST_ORDINARY
 
-    def __init__(self, model: bytes):
+    def __init__(self, model: bytes, framing: FramingName = "cls_sep"):
         self.model = model
         """The file's bytes."""
+        self.framing = framing
+        """What stands around texts."""
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
@@ -134,8 +144,8 @@ class SentencePieceTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model."""
-        return hashlib.sha256(self.model).hexdigest()
+        """SHA-256 of the model, and of what stands around texts where that is not [CLS] and [SEP]."""
+        return hashlib.sha256(self._content()).hexdigest()
 
     @property
     def word_starts(self) -> np.ndarray:
@@ -175,9 +185,15 @@ class SentencePieceTokenizer:
         return [i for ids in pieces for i in ids], [w for w, ids in enumerate(pieces) for _ in ids]
 
     def frame(self, pair: bool) -> Frame:
-        """[CLS] text [SEP], or [CLS] text [SEP] text [SEP] with types 0 and 1, as BERT has it."""
-        begin, end = (self.cls_id,), (self.sep_id,)
-        return Frame(begin, end, end, (0, 0, 0, 1, 1)) if pair else Frame(begin, (), end)
+        """[CLS] text [SEP], or [CLS] text [SEP] text [SEP] with types 0 and 1, as BERT has it; or as `framing` says."""
+        begin = {"cls_sep": (self.cls_id,), "bos_eos": (self.bos_id,), "eos": ()}[self.framing]
+        end = (self.sep_id,) if self.framing == "cls_sep" else (self.eos_id,)
+        second = 1 if self.framing == "cls_sep" else 0
+        return Frame(begin, end, end, (0, 0, 0, second, second)) if pair else Frame(begin, (), end)
+
+    def with_framing(self, name: FramingName) -> "SentencePieceTokenizer":
+        """The same with this around texts."""
+        return SentencePieceTokenizer(self.model, name)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special ids vanish."""
@@ -190,14 +206,19 @@ class SentencePieceTokenizer:
         return text
 
     def save(self, path: str | Path) -> None:
-        """Write the model file."""
-        Path(path).write_bytes(self.model)
+        """Write the model file, and behind it what stands around texts where that is not [CLS] and [SEP]."""
+        Path(path).write_bytes(self._content())
 
-    def __getstate__(self) -> bytes:
-        return self.model
+    def _content(self) -> bytes:
+        if self.framing == "cls_sep":
+            return self.model
+        return json.dumps({"format": _FRAMED, "model": self.model.hex(), "framing": self.framing}).encode()
 
-    def __setstate__(self, model: bytes) -> None:
-        self.__init__(model)  # type: ignore[misc]
+    def __getstate__(self) -> tuple[bytes, FramingName]:
+        return self.model, self.framing
+
+    def __setstate__(self, state: tuple[bytes, FramingName]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -209,12 +230,22 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         )
     content = path.read_bytes()
     try:
-        # A tokenizer that came with a published checkpoint is JSON, which no SentencePiece model begins like.
-        if content[:1] == b"{":
-            return PublishedTokenizer.from_bytes(content)
-        return SentencePieceTokenizer(content)
+        # No SentencePiece model begins as JSON does.
+        if content[:1] != b"{":
+            return SentencePieceTokenizer(content)
+        return (
+            _framed(content) if _FRAMED.encode() in content[:100] else PublishedTokenizer.from_bytes(content)
+        )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no tokenizer: {error}") from error
+
+
+def _framed(content: bytes) -> SentencePieceTokenizer:
+    """What `SentencePieceTokenizer.save` wrote."""
+    found = json.loads(content)
+    if found["framing"] not in get_args(FramingName):
+        raise ValueError(f"framing is {found['framing']!r}, none of {', '.join(get_args(FramingName))}")
+    return SentencePieceTokenizer(bytes.fromhex(found["model"]), found["framing"])
 
 
 def sample_sentences(texts: Iterable[str], count: int, seed: int = 0) -> list[str]:
@@ -298,10 +329,11 @@ def train_sentencepiece(
     model_type: Literal["unigram", "bpe"] = "unigram",
     byte_fallback: bool = False,
     max_sentences: int = MAX_SENTENCES,
-) -> SentencePieceTokenizer:
+) -> PublishedTokenizer:
     """Train a vocabulary on a bounded sample of the texts' sentences and write it to `path`.
 
-    The same texts give the same file. A corpus too small for `vocab_size` gives a smaller unigram vocabulary.
+    Special tokens that are written in a text are ordinary characters. The same texts give the same file. A corpus too small
+    for `vocab_size` gives a smaller unigram vocabulary.
     """
     if vocab_size <= FIRST_ORDINARY + (256 if byte_fallback else 0):
         raise ValueError(f"vocab_size {vocab_size} leaves no room beside {FIRST_ORDINARY} special ids")
@@ -314,15 +346,15 @@ def train_sentencepiece(
         file=sys.stderr,
         flush=True,
     )
-    model = io.BytesIO()
+    model, prepared = io.BytesIO(), normalizer(lowercase)
     try:
         with _heartbeat("tokenizer: still training"):
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=(prepared.normalize_str(sentence) for sentence in sentences),
                 model_writer=model,
                 vocab_size=vocab_size,
                 model_type=model_type,
-                normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+                normalization_rule_name="identity",
                 byte_fallback=byte_fallback,
                 hard_vocab_limit=False,
                 shuffle_input_sentence=False,
@@ -333,14 +365,18 @@ def train_sentencepiece(
                 unk_id=UNK,
                 bos_id=BOS,
                 eos_id=EOS,
-                control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+                pad_piece=TOKENS["pad"],
+                unk_piece=TOKENS["unk"],
+                bos_piece=TOKENS["bos"],
+                eos_piece=TOKENS["eos"],
+                control_symbols=[TOKENS[role] for role in ("cls", "sep", "mask")],
             )
     except RuntimeError as error:
         raise ValueError(
             f"SentencePiece cannot train {vocab_size:,} {model_type} pieces "
             f"on {len(sentences):,} sentences: {error}"
         ) from error
-    tokenizer = SentencePieceTokenizer(model.getvalue())
+    tokenizer = of_trained(model.getvalue(), lowercase)
     tokenizer.save(path)
     print(
         f"tokenizer: {tokenizer.vocab_size:,} pieces in {time.monotonic() - started:.0f} s",

@@ -1,6 +1,7 @@
 """The files in which published checkpoints bring their tokenizers, in all their forms.
 
-tokenizer.json is taken as it is; vocab.txt, vocab.json with merges.txt and SentencePiece's models become one.
+A vocabulary (tokenizer.json, or vocab.txt, vocab.json with merges.txt, or SentencePiece's spiece.model) and settings beside
+it. A folder is read as by the class that the published library would take (published_classes.py).
 """
 
 import json
@@ -8,18 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.implementations import BertWordPieceTokenizer, ByteLevelBPETokenizer
+from tokenizers import AddedToken, Tokenizer, models
 
+from data.charsmap import charsmaps
 from data.json_objects import read_object
 from data.paths import local_path
-from data.published_tokenizer import FORMAT, ROLES, SPACE, PublishedTokenizer, built, of_library
+from data.published_classes import ALIASES, CLASSES, Vocabulary, assembled, class_name
+from data.published_tokenizer import FORMAT, PublishedTokenizer, as_json, built, of_library
+from data.sentencepiece_files import read_model
+from data.special_tokens import ROLES, SpecialTokens, sentinels, special_tokens, tokens_listed, with_sentinels
 from data.stand_ins import refuse_stand_in
 
 _LARGEST = 200_000_000
-FILES = ("tokenizer.json", "vocab.txt", "vocab.json + merges.txt", "spiece.model")
+_JSON, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+FILES = (_JSON, "vocab.txt", "vocab.json + merges.txt", "spiece.model")
 _USUAL = {
     "unk": ("[UNK]", "<unk>"),
     "cls": ("[CLS]", "<s>"),
@@ -29,7 +32,11 @@ _USUAL = {
     "bos": ("<s>", "<|endoftext|>"),
     "eos": ("</s>", "<|endoftext|>"),
 }
-"""What tokens of a role are called where no file says it."""
+"""What tokens of a role are called where neither a file nor a class says it."""
+_BYTES = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer")
+_READ_WITHOUT_JSON = {"vocab.txt": ("BertTokenizer",), "merges.txt": _BYTES, "spiece.model": ("T5Tokenizer",)}
+"""Files of a vocabulary, and the classes that are put together from them; the first where no file names one."""
+_NOT_USED = ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"]
 
 
 def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTokenizer:
@@ -37,72 +44,128 @@ def published_tokenizer(folder: str | Path, model_type: str = "") -> PublishedTo
 
     Args:
       folder: holds tokenizer.json, or vocab.txt, or vocab.json and merges.txt, or spiece.model; and, where it has them,
-        tokenizer_config.json and special_tokens_map.json.
-      model_type: decides the template of a byte-level BPE without tokenizer.json ("roberta" frames, "gpt2" does not).
+        tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json.
+      model_type: of the model that it belongs to; decides the class where no file names one.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it is damaged.
+      FileNotFoundError, ValueError: there is none, it is damaged, or its class is not known here.
     """
     folder = local_path(folder)
-    for name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
-        if (folder / name).is_file():
-            refuse_stand_in(folder / name)
-    config = _read(folder / "tokenizer_config.json")
-    named = {**_read(folder / "special_tokens_map.json"), **config}
-    try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = _read(folder / "tokenizer.json")
-        else:
-            tokenizer = _assembled(folder, config, model_type)
-        # As the library writes it: older files leave out what it takes for granted.
-        tokenizer = _as_json(built(tokenizer))
-        roles = _roles(tokenizer, named)
-        return PublishedTokenizer(
-            {"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": config}
-        )
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-
-
-def _assembled(folder: Path, config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """A tokenizer.json from files that came before it."""
-    kind = config["tokenizer_class"] if "tokenizer_class" in config else None
-    for file, classes, make in (
-        ("vocab.txt", ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"), _wordpiece),
-        ("merges.txt", ("GPT2Tokenizer", "RobertaTokenizer"), _byte_level),
-        ("spiece.model", ("T5Tokenizer",), _t5),
-    ):
+    for file in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model"):
         if (folder / file).is_file():
-            if kind is not None and str(kind).removesuffix("Fast") not in classes:
-                raise ValueError(
-                    f"{file} of a {kind} needs its tokenizer.json: without it those of {', '.join(classes)} can be read"
-                )
-            tokenizer = make(folder, {"tokenizer_class": _class_of(model_type), **config})
-            return _with_added(tokenizer, _read(folder / "added_tokens.json"))
+            refuse_stand_in(folder / file)
+    config = settings = _read(folder / _CONFIG)
+    try:
+        whole = _whole(folder / _JSON)
+        file = _JSON if whole else _vocabulary_file(folder)
+        name = _class(folder, file, config, model_type, whole)
+        if whole:
+            # What stands around texts is said there; their classes pass these over.
+            settings = {k: v for k, v in config.items() if k not in ("add_bos_token", "add_eos_token")}
+        made, special = (
+            _of_class(name, folder, file, settings, whole) if name else _as_it_is(folder, settings, whole)
+        )
+        special.check(made)
+        content = {
+            "format": FORMAT,
+            "tokenizer": as_json(made),
+            "roles": dict(special.roles),
+            "config": config,
+        }
+        return PublishedTokenizer({**content, **_not_in_json(config)})
+    except ValueError as error:
+        raise ValueError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """tokenizer.json as the library writes it, for older files leave out what it takes for granted; empty where none is."""
+    try:
+        return as_json(built(_read(path))) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{error} (in {path.name})") from error
+
+
+def _vocabulary_file(folder: Path) -> str:
+    for file in _READ_WITHOUT_JSON:
+        if (folder / file).is_file():
+            return file
     raise FileNotFoundError(f"{folder} has no tokenizer: none of {', '.join(FILES)}")
 
 
-def _class_of(model_type: str) -> str:
-    """The class of a byte-level tokenizer whose files do not name one."""
-    return "RobertaTokenizer" if model_type in ("roberta", "xlm-roberta", "camembert") else "GPT2Tokenizer"
+def _class(
+    folder: Path, file: str, config: Mapping[str, Any], model_type: str, whole: Mapping[str, Any]
+) -> str:
+    """The class that reads this file; empty takes tokenizer.json as it is."""
+    named = next(
+        (c["tokenizer_class"] for c in (config, _read(folder / "config.json")) if "tokenizer_class" in c),
+        None,
+    )
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"tokenizer_class is {named!r}, which is no name")
+    if whole:
+        within = '"ByteLevel"' in json.dumps([whole["pre_tokenizer"], whole["decoder"]])
+        return class_name(model_type, named or "", within)
+    classes = _READ_WITHOUT_JSON[file]
+    if named is None and file == "merges.txt" and model_type in ("roberta", "xlm-roberta", "camembert"):
+        return "RobertaTokenizer"
+    plain = (named or classes[0]).removesuffix("Fast")
+    name = ALIASES[plain] if plain in ALIASES else plain
+    if name not in classes:
+        raise ValueError(
+            f"{file} of a {named} needs its {_JSON}: without it those of {', '.join(classes)} can be read"
+        )
+    return name
 
 
-def _with_added(tokenizer: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """With the tokens that somebody added to the vocabulary; ValueError if they do not follow on it."""
-    made = built(tokenizer)
-    for token, number in sorted(added.items(), key=lambda pair: str(pair[1]).zfill(12)):
-        made.add_tokens([token])
-        if made.token_to_id(token) != number:
-            raise ValueError(
-                f"added_tokens.json gives {token!r} the id {number}, but it is {made.token_to_id(token)}"
-            )
-    return _as_json(made)
+def _of_class(
+    name: str, folder: Path, file: str, config: Mapping[str, Any], whole: Mapping[str, Any]
+) -> tuple[Tokenizer, SpecialTokens]:
+    """What a published class makes of its vocabulary by its settings."""
+    kind = CLASSES[name]
+    special_map = _read(folder / "special_tokens_map.json")
+    vocabulary, own = _VOCABULARIES[file](folder, config) if file != _JSON else (_of_json(whole), [])
+    if name == "CamembertTokenizer":
+        own = own or _NOT_USED
+    if name == "T5Tokenizer":
+        listed = tokens_listed(special_map, "additional_special_tokens")
+        own = with_sentinels(config, own or listed)
+    # A mask stands for the space before it, too: so says tokenizer.json, where there is one.
+    spaced = ("mask",) if name == "CamembertTokenizer" or (name == "RobertaTokenizer" and not whole) else ()
+    added = _read(folder / "added_tokens.json")
+    special = special_tokens(config, special_map, added, whole, kind.tokens, own=own, spaced=spaced)
+    return assembled(kind, name, vocabulary, config, special.roles, special.added), special
 
 
-def _as_json(made: Any) -> dict[str, Any]:
-    """The tokenizer.json of the library's object."""
-    found: dict[str, Any] = json.loads(made.to_str())
-    return found
+def _as_it_is(
+    folder: Path, config: Mapping[str, Any], whole: Mapping[str, Any]
+) -> tuple[Tokenizer, SpecialTokens]:
+    """A tokenizer.json, with the tokens that the files beside it add."""
+    made = built(whole)
+    special_map, known = (
+        _read(folder / "special_tokens_map.json"),
+        {t["content"] for t in whole["added_tokens"]},
+    )
+    usual: dict[str, str] = {}
+    if not any(f"{role}_token" in where for role in ROLES for where in (config, special_map)):
+        usual = {role: name for role in ROLES for name in reversed(_USUAL[role]) if name in known}
+    special = special_tokens(config, special_map, _read(folder / "added_tokens.json"), whole, usual)
+    made.add_tokens(list(special.added))
+    return made, special
+
+
+def _not_in_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that tokenizer.json cannot hold, where they are not the usual ones."""
+    split = config["split_special_tokens"] if "split_special_tokens" in config else False
+    side = config["truncation_side"] if "truncation_side" in config else "right"
+    if not isinstance(split, bool) or side not in ("left", "right"):
+        raise ValueError(
+            f"{_CONFIG}: split_special_tokens is {split!r} and truncation_side {side!r}, but they are true or false, and "
+            "left or right"
+        )
+    return {
+        **({"split_special_tokens": True} if split else {}),
+        **({"truncation_side": side} if side == "left" else {}),
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -110,140 +173,62 @@ def _read(path: Path) -> dict[str, Any]:
     return read_object(path, _LARGEST) if path.is_file() else {}
 
 
-def _roles(tokenizer: Mapping[str, Any], named: Mapping[str, Any]) -> dict[str, str]:
-    """Tokens by role: as the files say, else by their usual names among the added tokens."""
-    known = {token["content"] for token in tokenizer["added_tokens"]}
-    said = {role: _text(named, f"{role}_token") for role in ROLES}
-    if not any(said.values()):
-        said = {role: next((name for name in _USUAL[role] if name in known), "") for role in ROLES}
-    return {role: token for role, token in said.items() if token}
+def _of_json(whole: Mapping[str, Any]) -> Vocabulary:
+    """What a class takes of a tokenizer.json."""
+    model = whole["model"]
+    return Vocabulary(
+        kind=model["type"],
+        pieces=model["vocab"],
+        merges=model["merges"] if "merges" in model else (),
+        charsmap=next(charsmaps(whole["normalizer"]), None),
+        template=built(whole).post_processor,
+    )
 
 
-def _text(named: Mapping[str, Any], key: str) -> str:
-    """A special token, which files write as text or as an object."""
-    token = named[key] if key in named else None
-    if isinstance(token, dict) and "content" in token:
-        token = token["content"]
-    if token is not None and not isinstance(token, str):
-        raise ValueError(f"{key} is {token!r}, which is no token")
-    return token or ""
-
-
-def _flag(config: Mapping[str, Any], key: str, default: bool | None) -> bool | None:
-    """A setting that is true, false or, for some, null."""
-    value = config[key] if key in config else default
-    if value is not None and not isinstance(value, bool):
-        raise ValueError(f"tokenizer_config.json: {key} is {value!r}, neither true nor false")
-    return value
-
-
-def _wordpiece(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """As BERT's own tokenizer reads vocab.txt: folding case unless the configuration says otherwise."""
-    # Split at line feeds alone: a vocabulary may hold other characters that end lines.
-    lines = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+def _wordpiece(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabulary, list[Any]]:
+    """vocab.txt: a piece a line."""
+    path = folder / "vocab.txt"
+    try:
+        # Split at line feeds alone: a vocabulary may hold other characters that end lines.
+        lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     missing = {"[UNK]", "[CLS]", "[SEP]"} - set(lines)
     if missing:
         raise ValueError(f"vocab.txt lacks {sorted(missing)}, so it is no vocabulary of BERT")
-    made = BertWordPieceTokenizer(
-        {piece: i for i, piece in enumerate(lines)},
-        lowercase=bool(_flag(config, "do_lower_case", True)),
-        strip_accents=_flag(config, "strip_accents", None),
-        handle_chinese_chars=bool(_flag(config, "tokenize_chinese_chars", True)),
-    )
-    return _as_json(made)
+    return Vocabulary("WordPiece", {piece: i for i, piece in enumerate(lines)}), []
 
 
-def _byte_level(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """GPT-2's vocabulary, or RoBERTa's, which has a template."""
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    if not Path(files[0]).is_file():
+def _byte_level(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabulary, list[Any]]:
+    """vocab.json and merges.txt."""
+    pieces, merges = folder / "vocab.json", folder / "merges.txt"
+    if not pieces.is_file():
         raise ValueError("merges.txt is there, but no vocab.json")
-    prefix = bool(_flag(config, "add_prefix_space", False))
-    made = of_library(lambda: ByteLevelBPETokenizer(*files, add_prefix_space=prefix))
-    if str(config["tokenizer_class"]).startswith("Roberta"):
-        ids = {token: made.token_to_id(token) for token in ("<s>", "</s>", "<pad>", "<unk>", "<mask>")}
-        if None in ids.values():
-            raise ValueError(f"vocab.json lacks {[token for token, i in ids.items() if i is None]}")
-        # A mask stands for the space before it, too.
-        plain = [token for token in ids if token != "<mask>"]
-        made.add_special_tokens([*plain, AddedToken("<mask>", lstrip=True, special=True)])
-        ends = ("</s>", ids["</s>"]), ("<s>", ids["<s>"])
-        made.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=prefix)
-    elif made.token_to_id("<|endoftext|>") is not None:
-        made.add_special_tokens(["<|endoftext|>"])
-    return _as_json(made)
-
-
-def _t5(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """T5's vocabulary with its sentinels behind it, of which the first is the last."""
-    tokenizer = from_sentencepiece((folder / "spiece.model").read_bytes(), ends=True)
-    count = config["extra_ids"] if "extra_ids" in config else 100
-    if not isinstance(count, int) or not 0 <= count <= 10_000:
-        raise ValueError(f"tokenizer_config.json: extra_ids is {count!r}, which is no number of sentinels")
-    made = built(tokenizer)
-    made.add_special_tokens([f"<extra_id_{i}>" for i in reversed(range(count))])
-    return _as_json(made)
-
-
-def from_sentencepiece(model: bytes, ends: bool) -> dict[str, Any]:
-    """The tokenizer.json of a Unigram model of SentencePiece.
-
-    Args:
-      model: the file's bytes.
-      ends: whether texts end with its end token, as T5's do; else it has no template.
-
-    Raises:
-      ValueError: it is no model of SentencePiece, or a BPE, whose merges the file does not hold.
-    """
-    proto = sentencepiece_model_pb2.ModelProto()
+    _read(pieces)
     try:
-        proto.ParseFromString(model)
-    except DecodeError as error:
-        raise ValueError(f"these {len(model)} bytes are no SentencePiece model") from error
-    spec, trained = proto.normalizer_spec, proto.trainer_spec
-    if trained.model_type != trained.UNIGRAM:
-        raise ValueError("this SentencePiece model is no Unigram: its checkpoint needs a tokenizer.json")
-    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
-    if not vocabulary:
-        raise ValueError("this SentencePiece model has no pieces")
-    unigram = of_library(lambda: models.Unigram(vocabulary, trained.unk_id, trained.byte_fallback))
-    made = Tokenizer(unigram)
-    steps: list[Any] = (
-        [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    )
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    made.normalizer = normalizers.Sequence(steps)
-    scheme = "always" if spec.add_dummy_prefix else "never"
-    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    special = [p.piece for p in proto.pieces if p.type in (p.CONTROL, p.UNKNOWN)]
-    made.add_special_tokens(special)
-    if ends:
-        end = proto.pieces[trained.eos_id].piece
-        made.post_processor = processors.TemplateProcessing(
-            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.eos_id)]
-        )
-    return _as_json(made)
+        found = of_library(lambda: models.BPE.read_file(str(pieces), str(merges)))
+    except ValueError as error:
+        raise ValueError(f"{pieces} and {merges}: {error}") from error
+    return Vocabulary("BPE", *found), []
 
 
-def of_sentencepiece(model: bytes, framed: bool) -> PublishedTokenizer:
-    """A vocabulary trained here (data.tokenizer.train_sentencepiece), for whoever reads tokenizer.json.
+def _sentencepiece(folder: Path, config: Mapping[str, Any]) -> tuple[Vocabulary, list[Any]]:
+    """T5's spiece.model, with its sentinels behind it, of which the first is the last."""
+    path = folder / "spiece.model"
+    try:
+        proto = read_model(path.read_bytes())
+        if proto.trainer_spec.model_type != proto.trainer_spec.UNIGRAM:
+            raise ValueError("this SentencePiece model is no Unigram: its checkpoint needs a tokenizer.json")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(sentinels(config)))]
+    own = [
+        AddedToken(piece.piece, normalized=False, special=piece.type == piece.CONTROL)
+        for piece in proto.pieces
+        if piece.type in (piece.CONTROL, piece.USER_DEFINED)
+    ]
+    return Vocabulary("Unigram", pieces, charsmap=proto.normalizer_spec.precompiled_charsmap or None), own
 
-    Args:
-      model: the file's bytes.
-      framed: whether texts stand between [CLS] and [SEP], as masked models read them.
-    """
-    tokenizer = from_sentencepiece(model, ends=False)
-    ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    roles = {role: next(name for name in _USUAL[role] if name in ids) for role in ROLES}
-    if framed:
-        made = built(tokenizer)
-        begin, end = roles["cls"], roles["sep"]
-        made.post_processor = processors.TemplateProcessing(
-            single=f"{begin} $A {end}",
-            pair=f"{begin} $A {end} $B:1 {end}:1",
-            special_tokens=[(token, ids[token]) for token in (begin, end)],
-        )
-        tokenizer = _as_json(made)
-    return PublishedTokenizer({"format": FORMAT, "tokenizer": tokenizer, "roles": roles, "config": {}})
+
+_VOCABULARIES = {"vocab.txt": _wordpiece, "merges.txt": _byte_level, "spiece.model": _sentencepiece}

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from data.labelled import subset
+from data.prepare import TOKENIZER_FILE
 from data.stream import EvalBatches, Stream
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, load_tokenizer
 from finetune.experiment import FineTune
 from finetune.tables import read_tables
 from finetune.tasks.base import Example, Learned
@@ -22,6 +23,7 @@ from train.build import check_model, check_run, describe, network_of
 from train.cli import console
 from train.companions import check_companions, check_tokenizers, open_companions
 from train.describe import encode
+from train.framing import framed_tokenizer
 from train.inputs import INPUTS, init_input
 from train.loop import Parts, Result, run
 from train.passport import Passport, fresh_passport, hand_off
@@ -32,6 +34,8 @@ from train.workdir import check_place, claim, occupied
 
 OF_ITS_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 """Keys of a published config.json that another task makes wrong."""
+GENERATION = "generation_config"
+"""Under this an imported run keeps its generation_config.json."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def fine_tune(
       quiet: print neither the hand-off nor what packing did.
     """
     check_place(workdir)
-    built = build(experiment, source, code)
+    built = build(experiment, source, code, workdir)
     with occupied(workdir):
         claim(workdir, built.description, built.tokenizer)
         if jax.process_index() == 0:
@@ -81,8 +85,19 @@ def fine_tune(
         return run(built.experiment, built.parts, workdir, label=label)
 
 
-def build(experiment: FineTune, source: Source | None = None, code: Sequence[Path] = ()) -> Built:
+def build(
+    experiment: FineTune,
+    source: Source | None = None,
+    code: Sequence[Path] = (),
+    workdir: Path | None = None,
+) -> Built:
     """Read the data, hand the parameters over and put the run together.
+
+    Args:
+      experiment: what to do.
+      source: the opened `experiment.init`.
+      code: files whose classes opened runs may name.
+      workdir: the run folder, where the run may have begun.
 
     Raises:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
@@ -97,7 +112,7 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
     tables = read_tables(experiment.with_metric())
     experiment, examples, data = tables.experiment, tables.examples, tables.experiment.data
     learned = experiment.task.learn(examples["train"])
-    tokenizer = source.tokenizer if source.has_tokenizer else None
+    tokenizer = _tokenizer(source, workdir) if source.has_tokenizer else None
     shape = data.row_shape(model, tokenizer)
     objective = experiment.task.objective(learned).for_rows(shape)
     check_companions(objective, experiment.companions)
@@ -144,13 +159,25 @@ def build(experiment: FineTune, source: Source | None = None, code: Sequence[Pat
     )
 
 
+def _tokenizer(source: Source, workdir: Path | None) -> Tokenizer:
+    """The tokenizer, with what stands around texts; a run that goes on keeps what stood there when it began."""
+    framed = framed_tokenizer(source)
+    begun = None if workdir is None else workdir / TOKENIZER_FILE
+    if begun is None or not begun.is_file():
+        return framed
+    own = load_tokenizer(begun)
+    same = own.with_framing("cls_sep").fingerprint == framed.with_framing("cls_sep").fingerprint
+    return own if same else framed
+
+
 def _origin(source: Source) -> dict[str, Any]:
     """Of a run that began as a published checkpoint, what it takes to become one again."""
     if "imported" not in source.description:
         return {}
     imported = source.description["imported"]
     config = {k: v for k, v in imported["config"].items() if k not in OF_ITS_TASK}
-    return {"imported": {"model_type": imported["model_type"], "dtype": imported["dtype"], "config": config}}
+    kept = {key: imported[key] for key in ("model_type", "dtype", GENERATION) if key in imported}
+    return {"imported": {**kept, "config": config}}
 
 
 def _draw(experiment: FineTune, examples: dict[str, list[Example]]) -> dict[str, list[Example]]:

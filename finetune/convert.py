@@ -7,6 +7,7 @@ like any other, to fine-tune from with `--init RUN`. No PyTorch is needed on eit
 import contextlib
 import dataclasses
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,23 +20,25 @@ from data.files import check_writable, writing
 from data.partial import partial_folder
 from data.paths import local_path
 from data.published_tokenizer import PublishedTokenizer
-from data.tokenizer import SentencePieceTokenizer, Tokenizer
-from data.tokenizer_files import of_sentencepiece, published_tokenizer
+from data.sentencepiece_files import of_sentencepiece
+from data.tokenizer import SentencePieceTokenizer
+from data.tokenizer_files import published_tokenizer
+from finetune.build import GENERATION
 from finetune.experiment import FineTune, LabelledData
 from finetune.published.families import family_of
 from finetune.published.family import SCORE, Family
 from finetune.published.files import refuse_full
-from finetune.published.folders import CONFIG, is_published, published_config
+from finetune.published.folders import CONFIG, is_published, published_config, read_config
 from finetune.published.reading import Published, read
 from finetune.published.writing import DTYPES, choose, write
 from finetune.tasks.text_classification import TextClassification
 from finetune.tasks.token_classification import TokenClassification
-from model.config import TransformerConfig
 from objectives.sequence_classification import SequenceClassification
 from train.adapter import FULL
 from train.checkpoint import HASHES, Checkpoints
 from train.cli import command_line, console, run_program
-from train.describe import encode
+from train.describe import encode, write_json
+from train.framing import framed_tokenizer
 from train.launch import Launcher, Mesh
 from train.passport import Passport
 from train.restore import Source, open_run
@@ -47,11 +50,16 @@ log = logging.getLogger(__name__)
 ONE_CLASS = "single_label_classification"
 CLASSIFIERS = frozenset({"classifier", "token_classifier", SCORE})
 LONGEST = 512
-"""Tokens of a row in which an imported classifier reads texts, where its positions allow more."""
+"""Tokens of a row in which an imported classifier reads texts, where its positions and its tokenizer allow more."""
 
 
 def import_run(
-    folder: str | Path, run: str | Path, *, architecture: str = "", launcher: Launcher | None = None
+    folder: str | Path,
+    run: str | Path,
+    *,
+    architecture: str = "",
+    length: int = 0,
+    launcher: Launcher | None = None,
 ) -> Passport:
     """Make a run folder of a published checkpoint; returns the account of its tensors.
 
@@ -59,6 +67,7 @@ def import_run(
       folder: the published checkpoint.
       run: the new run folder; the same checkpoint may be imported into it again, no other.
       architecture: their class whose heads are taken; empty is the one that its config.json names.
+      length: tokens of a row in which a classifier reads texts; 0 takes what its tokenizer says, up to LONGEST.
       launcher: places parameters on devices as they are read, so that no host holds more than its part.
 
     Raises:
@@ -71,8 +80,10 @@ def import_run(
     found = read(folder, architecture=architecture, launcher=Mesh() if launcher is None else launcher)
     model = found.network.backbone.config
     if tokenizer.vocab_size > model.vocab_size:
+        outside = [tokenizer.piece(i) for i in range(model.vocab_size, tokenizer.vocab_size)]
         raise ValueError(
-            f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but {CONFIG} a vocab_size of {model.vocab_size}"
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} ids, but {CONFIG} a vocab_size of "
+            f"{model.vocab_size}: {', '.join(map(repr, outside[:3]))} would have no row in the model's table"
         )
     origin = {
         "model_type": found.family.model_type,
@@ -80,10 +91,11 @@ def import_run(
         "dtype": found.dtype,
         "weights": found.files.digests(),
         "config": found.config,
+        **_generation(folder),
     }
     description = {"model": encode(model), "adapter": encode(FULL), "imported": origin}
     with occupied(workdir):
-        claim(workdir, {**description, **_classifier(found, tokenizer)}, tokenizer)
+        claim(workdir, {**description, **_classifier(found, tokenizer, length)}, tokenizer)
         with contextlib.closing(Checkpoints(workdir / "checkpoints", keep=1)) as checkpoints:
             # What a kill or a damaged disk left of an earlier import is made again: its source is at hand.
             if not checkpoints.any_whole():
@@ -96,13 +108,19 @@ def import_run(
     return found.passport
 
 
+def _generation(folder: Path) -> dict[str, Any]:
+    """The settings of generation, which mean nothing here and are written again."""
+    path = folder / f"{GENERATION}.json"
+    return {GENERATION: read_config(path)} if path.is_file() else {}
+
+
 def _state(params: Any) -> TrainState:
     """A run before its first step, without an optimizer."""
     step, bad_step = (jax.device_put(np.int32(x)) for x in (0, -1))
     return TrainState(step=step, trainable=params, frozen={}, opt_state=(), bad_step=bad_step, companions={})
 
 
-def _classifier(found: Published, tokenizer: Tokenizer) -> dict[str, Any]:
+def _classifier(found: Published, tokenizer: PublishedTokenizer, length: int) -> dict[str, Any]:
     """What `finetune.predict` needs to know of a run, where the checkpoint puts texts or words into one class each."""
     heads = {name for name, _ in found.network.heads}
     if not heads & CLASSIFIERS:
@@ -113,7 +131,15 @@ def _classifier(found: Published, tokenizer: Tokenizer) -> dict[str, Any]:
         return {"learned": encode(found.classes)}
     model = found.network.backbone.config
     task = TokenClassification() if "token_classifier" in heads else TextClassification(pooling=found.pooling)
-    length = min(model.max_positions, LONGEST)
+    stated = min(model.max_positions, tokenizer.longest or LONGEST)
+    if length > model.max_positions:
+        raise ValueError(f"length {length} exceeds the {model.max_positions} tokens that the model can place")
+    if stated > LONGEST and not length:
+        print(
+            f"texts are cut at {LONGEST} tokens; --length {stated} reads as much as is published",
+            file=sys.stderr,
+        )
+    length = length or min(stated, LONGEST)
     experiment = FineTune(task=task, data=LabelledData(length=length), batch_size=8).with_metric()
     return {
         "experiment": encode(experiment),
@@ -157,7 +183,7 @@ def export_run(
         imported["architecture"] if "architecture" in imported else "",
     )
     written = family.architectures[chosen].keys()
-    tokenizer = _published(source.tokenizer, model, framed=bool(heads & CLASSIFIERS))
+    tokenizer = _published(source)
     if SCORE in written:
         tokenizer = _padded(tokenizer, chosen)
     _check_tokenizer(tokenizer, family)
@@ -182,7 +208,13 @@ def export_run(
             dtype=dtype or (imported["dtype"] if imported else "float32"),
             config=config,
         )
-        tokenizer.publish(partial, types=family.names_types and model.types > 1, longest=model.max_positions)
+        tokenizer.publish(
+            partial,
+            types=family.names_types and model.types > 1,
+            longest=_row_length(source, tokenizer, model.max_positions),
+        )
+        if GENERATION in imported:
+            write_json(partial / f"{GENERATION}.json", imported[GENERATION])
         # A rename puts all of it there at once: what a kill leaves does not look like a checkpoint.
         if folder.is_dir():
             folder.rmdir()
@@ -213,13 +245,25 @@ def _check_tokenizer(tokenizer: PublishedTokenizer, family: Family) -> None:
         )
 
 
-def _published(tokenizer: Tokenizer, model: TransformerConfig, framed: bool) -> PublishedTokenizer:
-    """`framed`: whether the run reads framed texts, as all that classify do, and all encoders."""
+def _published(source: Source) -> PublishedTokenizer:
+    """The run's tokenizer, with what the run has around texts."""
+    tokenizer = framed_tokenizer(source)
     if isinstance(tokenizer, PublishedTokenizer):
         return tokenizer
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    encoder = not model.causal and not model.encoder_decoder
-    return of_sentencepiece(tokenizer.model, framed=framed or encoder)
+    print(
+        f"{source.folder}: an older version trained this vocabulary; published readers read most texts as it does, but not "
+        "decomposed accents and Korean",
+        file=sys.stderr,
+    )
+    return of_sentencepiece(tokenizer.model, tokenizer.framing)
+
+
+def _row_length(source: Source, tokenizer: PublishedTokenizer, positions: int) -> int:
+    """Where texts are cut: at the length of the run's rows, so that other readers see of a text what the run sees."""
+    if "rows" in source.description:
+        return min(source.rows.length, positions)
+    return min(tokenizer.longest or positions, positions)
 
 
 def _padded(tokenizer: PublishedTokenizer, architecture: str) -> PublishedTokenizer:
@@ -252,6 +296,8 @@ class Import:
     """The run folder."""
     architecture: str = ""
     """Class whose heads are taken, such as BertForMaskedLM; empty is the one that config.json names."""
+    length: int = 0
+    """Tokens at which a classifier cuts texts; 0 takes what its tokenizer says, up to 512."""
     launcher: Mesh = Mesh()
     """The devices that hold it while it is converted."""
 
@@ -290,7 +336,11 @@ def main(arguments: Sequence[str]) -> None:
         mark = parsed.to.expanduser() / "checkpoints" / "0" / HASHES
         before = mark.stat().st_mtime_ns if mark.is_file() else None
         passport = import_run(
-            parsed.folder, parsed.to, architecture=parsed.architecture, launcher=parsed.launcher
+            parsed.folder,
+            parsed.to,
+            architecture=parsed.architecture,
+            length=parsed.length,
+            launcher=parsed.launcher,
         )
         console(stderr=False).print(passport.table())
         ended = "holds it already" if mark.stat().st_mtime_ns == before else "is ready"

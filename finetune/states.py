@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from data.frame import cut
 from data.paths import local_path
 from data.records import check_unicode
 from data.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ from finetune.published.family import head_module
 from finetune.published.folders import is_published
 from finetune.published.reading import read
 from model.network import Network, Params
+from train.framing import framed_tokenizer
 from train.restore import open_run
 
 STEP = 16
@@ -57,7 +59,9 @@ def load(folder: str | Path, code: Sequence[Path] = ()) -> Model:
     else:
         classes = len(source.description["learned"]) if "learned" in source.description else 0
         heads = tuple((name, head_module(name, source.model, classes)) for name in source.params["heads"])
-    return Model(Network(source.model.build(), heads), jax.device_put(source.params), source.tokenizer)
+    return Model(
+        Network(source.model.build(), heads), jax.device_put(source.params), framed_tokenizer(source)
+    )
 
 
 def rows(
@@ -68,8 +72,8 @@ def rows(
     Args:
       model: what `load` returned.
       texts: texts, or pairs of texts, not both.
-      length: tokens of a row; longer texts are cut, of pairs the second. None takes the longest, up to what the model can
-        place.
+      length: tokens of a row; longer texts are cut where the tokenizer says, of pairs the second. None takes the longest,
+        up to what the model can place.
 
     Returns:
       int32[B, L] arrays tokens, segment_ids (1 where there is a token), positions and type_ids.
@@ -101,8 +105,8 @@ def rows(
     batch["tokens"] = np.full((len(texts), length), model.tokenizer.pad_id, np.int32)
     batch["positions"] = np.tile(np.arange(length, dtype=np.int32), (len(texts), 1))
     for row, (a, b) in enumerate(zip(first, second, strict=True)):
-        a = a[:room]
-        ids, types = frame.around(a, b[: room - len(a)] if pair else ())
+        a = cut(a, room, frame.side)
+        ids, types = frame.around(a, cut(b, room - len(a), frame.side) if pair else ())
         batch["tokens"][row, : len(ids)], batch["type_ids"][row, : len(ids)] = ids, types
         batch["segment_ids"][row, : len(ids)] = 1
     return batch

@@ -14,7 +14,7 @@ import pytest
 import finetune.__main__ as finetuning
 import train.__main__ as training
 from data.tokenizer import load_tokenizer
-from finetune import predict
+from finetune import predict, states
 from train import certificate, evaluate
 from train.checkpoint import flat
 from train.cli import one_line_errors
@@ -197,6 +197,10 @@ def gpt(corpus, tmp_path_factory):
 
 def test_a_gpt_trains_on_the_same_files(gpt):
     assert "eval/nll" in read_rows(gpt / "metrics.jsonl")[-1]
+    model = states.load(gpt)
+    ids = model.tokenizer.encode("badofi kelo")
+    framed = [model.tokenizer.bos_id, *ids, model.tokenizer.eos_id]
+    assert states.rows(model, ["badofi kelo"])["tokens"][0, : len(framed)].tolist() == framed
 
 
 def test_steps_and_epochs_are_not_both_taken(pretrained, tmp_path, capsys):

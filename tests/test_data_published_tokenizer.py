@@ -1,17 +1,20 @@
 """Published tokenizers give the ids, frames and files of the library they come from."""
 
+import io
 import json
 import pickle
 
 import numpy as np
 import pytest
+import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.implementations import ByteLevelBPETokenizer
 
 from data.frame import Frame
 from data.labelled import SequenceExample, TokenExample, sequence_rows, token_rows
-from data.tokenizer import SentencePieceTokenizer, load_tokenizer, train_sentencepiece
-from data.tokenizer_files import from_sentencepiece, of_sentencepiece, published_tokenizer
+from data.sentencepiece_files import of_sentencepiece
+from data.tokenizer import SentencePieceTokenizer, load_tokenizer
+from data.tokenizer_files import published_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "##s", "##ing", "act", ",", "cafe"]
 TEXTS = (
@@ -78,21 +81,36 @@ def test_bytes_frame_texts_as_roberta_does_and_gpt2_not(bytes_of):
 
 
 @pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory):
+def sentencepiece_model():
     rng = np.random.default_rng(0)
     words = ["film", "films", "acting", "caf\u00e9", "story", "the", "of", "naive", "and"]
     texts = [" ".join(rng.choice(words, 8)) for _ in range(200)]
-    path = tmp_path_factory.mktemp("sp") / "spiece.model"
-    train_sentencepiece(texts, vocab_size=60, lowercase=True, path=path)
-    return path.read_bytes()
+    return sentencepiece_of(
+        texts, pad_id=0, unk_id=1, bos_id=5, eos_id=6, control_symbols=["[CLS]", "[SEP]", "[MASK]"]
+    )
+
+
+def sentencepiece_of(texts, **settings):
+    """The bytes of a model as older versions trained it here, and as T5 was."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=60,
+        normalization_rule_name="nmt_nfkc_cf",
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **settings,
+    )
+    return model.getvalue()
 
 
 def test_a_sentencepiece_model_gives_the_same_ids(sentencepiece_model):
     ours, theirs = (
         SentencePieceTokenizer(sentencepiece_model),
-        of_sentencepiece(sentencepiece_model, framed=True),
+        of_sentencepiece(sentencepiece_model, "cls_sep"),
     )
-    for text in (*TEXTS, "The FILMS  of the caf\u00e9", " acting"):
+    for text in (*TEXTS, "The FILMS  of the caf\u00e9", " acting", "a [MASK]<s> <pad>b</s>"):
         assert theirs.encode(text) == ours.encode(text), text
     assert theirs.frame(pair=True) == ours.frame(pair=True) and theirs.frame(False) == ours.frame(False)
     roles = ("pad", "unk", "cls", "sep", "mask", "bos", "eos")
@@ -107,8 +125,9 @@ def test_t5s_template_ends_texts(sentencepiece_model, tmp_path):
     tokenizer = published_tokenizer(tmp_path, "t5")
     end = tokenizer.eos_id
     assert tokenizer.frame(pair=True) == Frame((), (end,), (end,))
-    with pytest.raises(ValueError, match="these 9 bytes are no SentencePiece model"):
-        from_sentencepiece(b"\xff" * 9, ends=True)
+    (tmp_path / "spiece.model").write_bytes(b"\xff" * 9)
+    with pytest.raises(ValueError, match=r"spiece\.model: these 9 bytes are no SentencePiece model"):
+        published_tokenizer(tmp_path, "t5")
 
 
 def test_it_travels_in_one_file(wordpiece, bytes_of, tmp_path):

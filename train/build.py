@@ -19,6 +19,7 @@ from train.companions import Companion, check_companions, check_tokenizers, open
 from train.data import Feed
 from train.describe import encode
 from train.experiment import Experiment, Run
+from train.framing import FRAMING
 from train.inputs import INPUTS, init_input
 from train.loop import Parts
 from train.passport import Passport, hand_off
@@ -80,6 +81,7 @@ def build(experiment: Experiment, code: Sequence[Path] = ()) -> Built:
     )
     description = {
         **describe(experiment, parts, companions),
+        **({} if feed.framing is None else {FRAMING: feed.framing}),
         **feed.description,
         INPUTS: {**init_input(source), **feed.inputs},
     }

@@ -120,12 +120,13 @@ def check_tokenizers(companions: Sequence[Companion], tokenizer: Tokenizer | Non
     if tokenizer is None:
         return
     for companion in companions:
-        other = companion.source.tokenizer
-        if other.fingerprint != tokenizer.fingerprint:
+        # What each puts around texts is no part of what ids mean.
+        other, own = (t.with_framing("cls_sep") for t in (companion.source.tokenizer, tokenizer))
+        if other.fingerprint != own.fingerprint:
             source = companion.source
             raise ValueError(
                 f"the companion {companion.name} ({source.checkpoint}) reads tokenizer {other.fingerprint[:16]}..., this "
-                f"run {tokenizer.fingerprint[:16]}...: equal ids would be other texts; set --data.tokenizer "
+                f"run {own.fingerprint[:16]}...: equal ids would be other texts; set --data.tokenizer "
                 f"{source.folder / TOKENIZER_FILE}"
             )
 

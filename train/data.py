@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+from data.frame import FramingName
 from data.stream import Rows
 from data.tokenizer import Tokenizer
 from model.network import Network, Params
@@ -31,6 +32,8 @@ class Feed:
     """Rows to evaluate on, by the name of their set."""
     tokenizer: Tokenizer | None = None
     """What made the ids, if there are any; it travels with the run."""
+    framing: FramingName | None = None
+    """What stands around texts in the rows."""
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """JSON values that tell this data from other data: a resumed run must read the same."""
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)

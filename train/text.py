@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.documents import Documents
+from data.frame import FramingName
 from data.packing import Framing, PackedRows
 from data.paths import local_path
 from data.prepare import TOKENIZER_FILE, TrainTokenizer, prepare
@@ -118,6 +119,7 @@ class TextData(Data):
             weights=self.weights or None,
             evaluation=self._held_out_rows(experiment, corpora, tokenizer, experiment.objective.reads()),
             tokenizer=tokenizer,
+            framing=self._framing_of(experiment),
             # A resumed run on changed files would read other batches under the same numbers.
             description={"corpora": [{"documents": len(c), "digest": c.digest} for c in corpora]},
             inputs=self._inputs(corpora),
@@ -222,6 +224,13 @@ class TextData(Data):
             return MadeRows(docs, maker.make_example, seed=seed)
         framing = Framing.named(self.framing, tokenizer)
         return PackedRows(docs, length=self.length, framing=framing, max_segments=self.max_segments)
+
+    def _framing_of(self, experiment: Experiment) -> FramingName:
+        """What stands around texts. Objectives that make rows end texts, and those of masked models begin them, too."""
+        model = _of_text(experiment)
+        if experiment.objective.row_maker() is None:
+            return self.framing
+        return "eos" if model.causal or model.encoder_decoder else "cls_sep"
 
     def _held_out_rows(
         self, experiment: Experiment, corpora: Sequence[Documents], tokenizer: Tokenizer, reads: Sequence[str]

@@ -24,9 +24,9 @@ from train.inputs import INPUTS, changed, same, unknown
 from train.migrations import migrate
 from train.own_code import check_code, kept_code
 
-MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "companions")
-"""Fields of an experiment that a resumed run may set anew, because they do not change its numbers: of companions where they
-lie, not what they are."""
+MAY_CHANGE = ("launcher", "log_every", "save_every", "keep", "companions", "framing")
+"""What a resumed run may have anew, because it does not change its numbers: fields of an experiment (of companions where
+they lie, not what they are), and the name of what stands around texts, which older runs lack; theirs stays as it is."""
 log = logging.getLogger(__name__)
 LOCK = "run.lock"
 _WRITTEN_FIRST = (TOKENIZER_FILE, "config.json.tmp", LOCK)
