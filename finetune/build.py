@@ -102,11 +102,7 @@ def build(
     Raises:
       ValueError, FileNotFoundError: with both values and what to do, before anything compiles.
     """
-    if not experiment.init:
-        raise ValueError("init is empty: name the run folder to start from with --init")
-    for name in ("train", "eval"):
-        if not getattr(experiment.data, name):
-            raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
+    _check_named(experiment)
     source = open_run(experiment.init, code) if source is None else source
     model = experiment.model.apply(source.model)
     tables = read_tables(experiment.with_metric())
@@ -157,6 +153,14 @@ def build(
             *(f"{name}: {some.report()}" for name, some in rows.items() if name != "train_sample"),
         ),
     )
+
+
+def _check_named(experiment: FineTune) -> None:
+    if not experiment.init:
+        raise ValueError("init is empty: name the run folder to start from with --init")
+    for name in ("train", "eval"):
+        if not getattr(experiment.data, name):
+            raise ValueError(f"data.{name} is empty: name a file or a TFDS split with --data.{name}")
 
 
 def _tokenizer(source: Source, workdir: Path | None) -> Tokenizer:

@@ -187,12 +187,7 @@ def export_run(
     if SCORE in written:
         tokenizer = _padded(tokenizer, chosen)
     _check_tokenizer(tokenizer, family)
-    ids = {
-        f"{role}_token_id": getattr(tokenizer, f"{role}_id")
-        for role in ("pad", "bos", "eos", "cls", "sep")
-        if role in tokenizer.roles
-    }
-    config = {**ids, **(imported["config"] if imported else {})}
+    config = {**_special_ids(tokenizer), **(imported["config"] if imported else {})}
     if SCORE in written:
         config["pad_token_id"] = tokenizer.pad_id
     if "classifier" in written:
@@ -220,6 +215,12 @@ def export_run(
             folder.rmdir()
         partial.rename(folder)
     return chosen, [folder / file.name for file in files]
+
+
+def _special_ids(tokenizer: PublishedTokenizer) -> dict[str, int]:
+    """As config.json names them."""
+    roles = ("pad", "bos", "eos", "cls", "sep")
+    return {f"{role}_token_id": getattr(tokenizer, f"{role}_id") for role in roles if role in tokenizer.roles}
 
 
 def _pooling(source: Source, family: Family) -> dict[str, str]:
