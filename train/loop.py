@@ -157,6 +157,7 @@ def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> 
 
     Raises:
       FloatingPointError: a loss or gradient was not finite; the last good state has been saved.
+      ValueError: the loss of the first step has no gradient.
     """
     return _Loop(settings, parts, workdir, label).run()
 
@@ -179,8 +180,7 @@ class _Loop:
         self.checkpoints = Checkpoints(workdir / "checkpoints", settings.keep)
         self.best = Checkpoints(workdir / "best", 1) if settings.best else None
         self.progress = _Progress()
-        self.stop_requested = False
-        self.flops = 0
+        self.stop_requested, self.flops = False, 0
 
     def run(self) -> Result:
         state, start = self._begin()
@@ -293,8 +293,7 @@ class _Loop:
             return self.stop_requested
         if step % self.settings.log_every:
             return False
-        flags = multihost_utils.process_allgather(np.array(self.stop_requested))
-        self.stop_requested = bool(np.any(flags))
+        self.stop_requested = bool(np.any(multihost_utils.process_allgather(np.array(self.stop_requested))))
         return self.stop_requested
 
     def _absorb(self, window: _Window, step: int, sums: Any, state: Any) -> None:
@@ -310,6 +309,7 @@ class _Loop:
                 "there, or start in another workdir with a lower optimizer.learning_rate (now "
                 f"{self.settings.optimizer.learning_rate})"
             )
+        metrics.refuse_no_gradient(step, fetched, self.parts.objective.coefficients())
         metrics.add(window.sums, fetched)
 
     def _log(self, step: int, window: _Window, waited: float, bar: "tqdm[Any]") -> None:
