@@ -178,6 +178,7 @@ def any_vocabulary(objective: Objective, config: TextConfig, batch: HostBatch) -
     large = dataclasses.replace(config, vocab_size=LARGE)
     small, network = network_of(objective, config), network_of(objective, large)
     params = _enlarged(fresh(small), network)
+    batch = {k: _far_up(objective, v) if k.endswith("tokens") else v for k, v in batch.items()}
     table_VD = np.zeros((LARGE, config.width), np.float32)
     companions = {k: _enlarged(v, dict(network.companions)[k]) for k, v in companions_of(small).items()}
     out, (grads, d_table_VD), read = jax.device_get(
@@ -205,6 +206,11 @@ def any_vocabulary(objective: Objective, config: TextConfig, batch: HostBatch) -
             float(stray),
             detail="logits come from the input table, not from network.embedding_VD",
         )
+    size_V = np.abs(d_table_VD).max(axis=1)
+    asked = np.flatnonzero(size_V > max(1e-12, 0.1 * size_V.max()))
+    if not objective.companions and (others := np.setdiff1d(asked, list(known)).tolist()):
+        what = f"the loss asks for the ids {others[:3]}, which are not in the batch: ids were cut off"
+        return Verdict(name, "fails", len(others), detail=what)
     if corrupts(objective):
         drawn = _random_tokens(objective, large, batch)
         if len(drawn) >= 10 and drawn.max() < LARGE / 2:
@@ -216,6 +222,12 @@ def any_vocabulary(objective: Objective, config: TextConfig, batch: HostBatch) -
             )
     used = "table of the logits used" if np.any(d_table_VD) else "no logits over the vocabulary"
     return verdict(name, 0, 0, f"{LARGE} ids; {used}")
+
+
+def _far_up(objective: Objective, tokens: np.ndarray) -> np.ndarray:
+    """The same tokens with ids of more than 16 bits; special ones and the objective's own stay."""
+    ordinary = (tokens >= objective.rows.first_ordinary_id) & (tokens < objective.rows.own_start)
+    return np.where(ordinary, tokens + 2**16, tokens).astype(tokens.dtype)
 
 
 def _random_tokens(objective: Objective, config: TextConfig, batch: HostBatch) -> np.ndarray:

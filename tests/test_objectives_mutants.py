@@ -145,6 +145,12 @@ class InputTable(SpanCorruption):
         return super().__call__(other, batch, rng)
 
 
+class EightBits(CausalLM):
+    def targets(self, batch, corrupted):
+        targets_BL, weights_BL = successors(batch)
+        return targets_BL.astype(jnp.uint8).astype(jnp.int32), weights_BL
+
+
 class FamilyForgotten(CausalLM):
     family: ClassVar = "encoder"
 
@@ -356,6 +362,7 @@ MUTANTS = {
     "weights in bfloat16": (scored_as(CausalLM, rounded_weights), p.weights_know_no_parameters),
     "logits from the input table": (InputTable(sentinels=7), p.any_vocabulary),
     "random tokens of another vocabulary": (SmallVocabulary(), p.any_vocabulary),
+    "ids that are cut off": (EightBits(), p.any_vocabulary),
     "an accuracy that is always one": (
         accuracy_of(lambda correct, weight: weight),
         p.accuracy_follows_the_loss,
