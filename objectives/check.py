@@ -7,26 +7,45 @@ objective of this package is examined. Exit code 1 if any property fails.
 
 import doctest
 import importlib
-import importlib.util
+import inspect
 import io
 import itertools
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import jax
 import tyro
+from flax.errors import FlaxError
 from rich.console import Console
 from rich.table import Table
 
 import objectives
 from objectives import properties
+from objectives.additivity import declares_its_terms
 from objectives.base import Objective
 from objectives.examples import example_of, examples, in_small_rows, small_batch, small_config
+from objectives.own_file import load_file
 from objectives.smallest import shown, smallest
 from objectives.verdict import Verdict
 
+AUTHORS_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FlaxError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+"""What a mistake in an objective's file can raise."""
 STYLES = {"holds": "green", "fails": "bold red", "does not apply": "dim"}
 
 
@@ -38,13 +57,11 @@ def _load(target: str) -> ModuleType:
             names = ", ".join(name for name, _ in examples())
             raise SystemExit(f"{target!r} is neither a Python file nor one of {names}")
         return importlib.import_module(f"objectives.{target}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    try:
+        # A name of its own: a file called data.py must not stand in for the package.
+        return load_file(path, f"objective_{path.stem}")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{target} cannot be imported: {error}") from error
 
 
 def _chosen(targets: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, Objective, ModuleType]]:
@@ -55,8 +72,8 @@ def _chosen(targets: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[
         module = _load(target)
         try:
             example = example_of(module)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
+        except AUTHORS_ERRORS as error:
+            raise SystemExit(f"{target}: {_told(error, module)}") from error
         if example is None:
             raise SystemExit(f"{target} defines no subclass of objectives.base.Objective")
         if overrides:
@@ -79,14 +96,59 @@ def worked_number_holds(module: ModuleType) -> Verdict:
 
 
 def verdicts(objective: Objective) -> Iterator[Verdict]:
-    """Every property in turn; a failure that lives in some rows comes with the smallest batch that shows it."""
-    config, batch = small_config(objective), small_batch(objective)
+    """Every property in turn; a failure that lives in some rows comes with the smallest batch that shows it.
+
+    One that ends in an error fails with that error, in one line with the line of the author's file.
+    """
+    module = inspect.getmodule(type(objective))
+    try:
+        config, batch = small_config(objective), small_batch(objective)
+    except AUTHORS_ERRORS as error:
+        yield Verdict("reads a small batch", "fails", detail=_told(error, module))
+        return
+    told: set[str] = set()
     for check in properties.PROPERTIES:
-        verdict = check(objective, config, batch)
-        if verdict.verdict == "fails" and check in properties.LOCAL:
-            evidence = shown(smallest(check, objective, config, batch))
-            verdict = verdict.with_detail(f"smallest example: {evidence}")
+        try:
+            verdict = check(objective, config, batch)
+            if verdict.verdict == "fails" and check in properties.LOCAL:
+                evidence = shown(smallest(check, objective, config, batch))
+                verdict = verdict.with_detail(f"smallest example: {evidence}")
+        except AUTHORS_ERRORS as error:
+            detail = _told(error, module)
+            verdict = Verdict(check.__name__.replace("_", " "), "fails", detail=detail)
+            if detail in told:
+                # The same mistake again says nothing new.
+                verdict = Verdict(
+                    verdict.name, "does not apply", detail="ends in an error that is told above"
+                )
+            told.add(detail)
+        if verdict.verdict == "fails" and (
+            place := _place(objective, properties.ABOUT.get(check, ("score", "__call__")))
+        ):
+            verdict = verdict.with_detail(place)
         yield verdict
+        if check is declares_its_terms and not verdict:
+            # Without the terms that it declares nothing else can be measured.
+            return
+
+
+def _told(error: BaseException, module: ModuleType | None) -> str:
+    """The error in one line, with the last line of the author's file that it went through."""
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    file = getattr(module, "__file__", None)
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{said} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else said
+
+
+def _place(objective: Objective, members: Sequence[str]) -> str:
+    """The file and line of the first of these methods that its own class defines; empty if it defines none."""
+    for member in members:
+        found = vars(type(objective)).get(member)
+        if inspect.isfunction(found):
+            code = found.__code__
+            return f"see {member}, {Path(code.co_filename).name}:{code.co_firstlineno}"
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

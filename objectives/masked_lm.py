@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from model.heads import MaskedLMHead
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, Scored, refuse_causal
-from objectives.claims import Claims, DeviceCounts
+from objectives.claims import Claims, DeviceCounts, Premises
 from objectives.cross_entropy import cross_entropy
 from objectives.masking import Masking
 
@@ -109,6 +109,10 @@ class MaskedLM(Objective, Claims):
 
     def initial_loss(self, config: Any) -> dict[str, float]:
         return {"nll": math.log(config.vocab_size)}
+
+    def premises(self) -> Premises:
+        """BERT keeps some of what it scores; masks may be fixed."""
+        return self.masking.premises()
 
     def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         return self.masking.claims(self.rows, config.vocab_size, batch, corrupted)

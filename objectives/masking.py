@@ -14,7 +14,7 @@ import numpy as np
 
 from model.ranges import NOT_NEGATIVE, SHARE, Range, check_ranges
 from objectives.base import Batch, Corrupted
-from objectives.claims import DeviceCounts
+from objectives.claims import DeviceCounts, Premises
 from objectives.randomness import token_bits
 from objectives.rows import RowShape
 from objectives.whole_words import choose_spans, first_tokens, gather_scored
@@ -158,6 +158,11 @@ class Masking:
             segment_ids_BL, first_BL, ordinary_BL, order_BL, words_BL, counts_BG
         )
         return *gather_scored(scored_BL, columns), owner_BL if lengths else None
+
+    def premises(self) -> Premises:
+        """What it keeps of the scored tokens, and whether steps repeat its masks."""
+        kept = max(0.0, 1 - self.mask_share - self.random_share)
+        return Premises(answers_shown=kept, repeats_draws=self.fixed_masks > 0)
 
     def claims(self, rows: RowShape, vocab_size: int, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         """What became of the scored tokens, and which random tokens were drawn: (observed, expected) counts."""

@@ -1,10 +1,9 @@
-"""How properties of an objective are measured: evaluate, compare, isolate one token.
+"""How properties of an objective are measured: evaluate, split, compare.
 
-Shape suffixes: B rows, L tokens of a row, D model width.
+Shape suffixes: B rows, L tokens of a row, G segments of a row, D model width, V vocabulary.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from model.config import TextConfig
 from model.network import BoundNetwork, Network, Params
-from objectives.base import Batch, LossOut, Objective
+from objectives.base import Batch, Corrupted, LossOut, Objective
+from objectives.segments import is_layout
 
 HostBatch = dict[str, np.ndarray]
 
@@ -39,15 +39,45 @@ def step_key() -> jax.Array:
     return jax.random.key(1)
 
 
+class Sharpened(BoundNetwork):
+    """Its output table, and whatever a head gives, times a factor: what it says, it says more firmly."""
+
+    def __init__(self, bound: BoundNetwork, factor: jax.Array):
+        super().__init__(bound.network, bound.params, bound.dropout_rng, bound.companion)
+        self._factor = factor
+
+    @property
+    def embedding_VD(self) -> jax.Array:
+        """The table of the logits times the factor, in the compute dtype."""
+        table_VD = super().embedding_VD
+        return (table_VD * self._factor).astype(table_VD.dtype)
+
+    def head(self, name: str, *args: jax.Array, batch: Batch | None = None) -> Any:
+        """What the head gives, times the factor."""
+        given = super().head(name, *args, batch=batch)
+        return jax.tree.map(lambda x: (x * self._factor).astype(x.dtype), given)
+
+
 def evaluate(
-    objective: Objective, network: Network, params: Params, batch: HostBatch, only: str | None = None
+    objective: Objective,
+    network: Network,
+    params: Params,
+    batch: HostBatch,
+    only: str | None = None,
+    *,
+    penalties: bool = False,
+    sharpness: float = 1.0,
 ) -> tuple[LossOut, Params]:
-    """The sums, and the gradient of the minimised sum (not divided by any weight) or of one term `only`."""
+    """The sums, and the gradient of the minimised sum (not divided by any weight) or of one term `only`.
+
+    Penalties are part of it if asked for: they count once whatever the split, so sums of splits leave them out.
+    """
     # Arguments, so that one program serves every choice of terms; those left out count 0 times.
     factors = {
         k: factor if only is None else float(k == only) for k, factor in objective.coefficients().items()
     }
-    return _evaluate(objective, network, factors, params, companions_of(network), batch)
+    scales = (float(penalties), np.float32(sharpness))
+    return _evaluate(objective, network, factors, scales, params, companions_of(network), batch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
@@ -55,16 +85,30 @@ def _evaluate(
     objective: Objective,
     network: Network,
     factors: dict[str, float],
+    scales: tuple[float, jax.Array],
     params: Params,
     companions: dict[str, Params],
     batch: Batch,
 ) -> tuple[LossOut, Params]:
     def total(params: Params) -> tuple[jax.Array, LossOut]:
-        out = objective(network.bind(params, None, companions), batch, step_key())
-        return jnp.sum(jnp.stack([factor * out.terms[k][0] for k, factor in factors.items()])), out
+        out = objective(Sharpened(network.bind(params, None, companions), scales[1]), batch, step_key())
+        return minimised(out, factors) + sum(scales[0] * x for x in out.penalties.values()), out
 
     (_, out), grads = jax.value_and_grad(total, has_aux=True)(params)
     return out, grads
+
+
+def minimised(out: LossOut, factors: Mapping[str, float]) -> jax.Array:
+    """The sum of its terms, each times its factor.
+
+    Raises:
+      ValueError: it has other terms than those with a factor.
+    """
+    if set(out.terms) != set(factors):
+        raise ValueError(
+            f"LossOut has the terms {sorted(out.terms)}, coefficients() {sorted(factors)}: name the same ones"
+        )
+    return jnp.sum(jnp.stack([factor * out.terms[k][0] for k, factor in factors.items()]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
@@ -98,10 +142,19 @@ def at_start(objective: Objective, config: TextConfig, *batches: HostBatch) -> l
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def corruption(
     objective: Objective, config: TextConfig, batch: Batch, rng: jax.Array
-) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]]]:
-    """The batch that the backbone reads, and the claims about it."""
+) -> tuple[dict[str, jax.Array], dict[str, tuple[jax.Array, jax.Array]], Any]:
+    """The batch that the backbone reads, the claims about it, and the plan."""
     corrupted = objective.corrupt(config, batch, rng)
-    return dict(corrupted.batch), objective.claims().corruption_claims(config, batch, corrupted)
+    claims = objective.claims().corruption_claims(config, batch, corrupted)
+    return dict(corrupted.batch), claims, corrupted.plan
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
+def claims_of(
+    objective: Objective, config: TextConfig, batch: Batch, read: Batch, plan: Any
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """What is claimed if this had been read, after this plan."""
+    return objective.claims().corruption_claims(config, batch, Corrupted(read, plan))
 
 
 def differs_from(batch: HostBatch, read: Mapping[str, jax.Array]) -> bool:
@@ -129,141 +182,50 @@ def gradient_norm(grads: Params) -> float:
     return float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in jax.tree.leaves(grads))))
 
 
-def keep_segments(batch: HostBatch, keep_BL: np.ndarray) -> HostBatch:
-    """The batch with all other tokens turned into padding; targets go with the last of their segment's inputs."""
+def keep_segments(batch: HostBatch, keep_BL: np.ndarray, segments: int | None = None) -> HostBatch:
+    """The batch with all other tokens turned into padding; targets go with the last of their segment's inputs.
+
+    What stands in padding must not matter, so other values of the batch are put there; and, where it is said how many
+    segments a row may have, in the place of a lost segment in the arrays that have an entry for each.
+    """
     segment_ids_BL = np.where(keep_BL, batch["segment_ids"], 0)
     kept = {**batch, "segment_ids": segment_ids_BL}
     if "target_segment_ids" in batch:
         target_BT = batch["target_segment_ids"]
         has_inputs_BT = (target_BT[:, :, None] == segment_ids_BL[:, None, :]).any(axis=-1)
         kept["target_segment_ids"] = np.where(has_inputs_BT, target_BT, 0)
+    length = segment_ids_BL.shape[1]
+    for name, value in batch.items():
+        if is_layout(name) or name.startswith("target_") or value.ndim < 2:
+            continue
+        if value.shape[1] == length:
+            lost = (segment_ids_BL == 0) & (batch["segment_ids"] > 0)
+        elif segments is not None and value.shape[1] == segments:
+            there_BG = (segment_ids_BL[..., None] == np.arange(1, segments + 1)).any(axis=1)
+            lost = ~there_BG
+        else:
+            continue
+        other = np.broadcast_to(value.max(axis=(0, 1), keepdims=True), value.shape)
+        kept[name] = np.where(lost.reshape(*lost.shape, *[1] * (value.ndim - 2)), other, value)
     return kept
+
+
+Frozen = tuple[tuple[str, tuple[int, ...], str, bytes], ...]
+
+
+def frozen(batch: HostBatch) -> Frozen:
+    """The batch as what can be a key, for what several properties look at."""
+    return tuple((k, v.shape, v.dtype.str, v.tobytes()) for k, v in sorted(batch.items()))
+
+
+def thawed(kept: Frozen) -> HostBatch:
+    """The batch of such a key."""
+    return {k: np.frombuffer(data, dtype).reshape(shape) for k, shape, dtype, data in kept}
 
 
 def on_device(batch: HostBatch) -> dict[str, jax.Array]:
     """The batch as jax arrays, for calls that are not jitted."""
     return {k: jnp.asarray(v) for k, v in batch.items()}
-
-
-def inner_tokens(batch: HostBatch) -> list[tuple[int, int]]:
-    """(row, column) of every token with at least three before it in its segment and one after it."""
-    follows = np.pad(batch["segment_ids"][:, 1:], ((0, 0), (0, 1))) == batch["segment_ids"]
-    fits = (batch["segment_ids"] > 0) & (batch["positions"] >= 3) & follows & (batch["tokens"] >= 7)
-    return [(int(row), int(at)) for row, at in np.argwhere(fits)]
-
-
-class Recorder(BoundNetwork):
-    """Keeps what it encodes."""
-
-    def __init__(self, bound: BoundNetwork):
-        super().__init__(bound.network, bound.params, None, bound.companion)
-        self.states_BLD: list[jax.Array] = []
-
-    def encode(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, L, D], kept."""
-        self.states_BLD.append(super().encode(batch))
-        return self.states_BLD[-1]
-
-
-def read_states(objective: Objective, network: Network, params: Params, batch: HostBatch) -> jax.Array:
-    """The hidden states [B, L, D] from which the objective scores this batch: of its first encode."""
-    return _read_states(objective, network, params, companions_of(network), batch)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def _read_states(
-    objective: Objective, network: Network, params: Params, companions: dict[str, Params], batch: Batch
-) -> jax.Array:
-    recorder = Recorder(network.bind(params, None, companions))
-    objective(recorder, batch, step_key())
-    return recorder.states_BLD[0]
-
-
-class Watched(BoundNetwork):
-    """Reads its own tokens whatever it is asked to encode, and adds `nudge` to what comes out.
-
-    Its companions read the same tokens: what they say of them does not change with the targets.
-    """
-
-    def __init__(self, bound: BoundNetwork, tokens_BL: jax.Array, nudge_BLD: jax.Array):
-        companion = {
-            name: Watched(other, tokens_BL, jnp.zeros((1, 1, other.config.width)))
-            for name, other in bound.companion.items()
-        }
-        super().__init__(bound.network, bound.params, None, companion)
-        self._tokens_BL, self._nudge_BLD = tokens_BL, nudge_BLD
-
-    def encode(self, batch: Batch) -> jax.Array:
-        """Hidden states [B, L, D] of its own tokens, nudged."""
-        return super().encode({**batch, "tokens": self._tokens_BL}) + self._nudge_BLD
-
-
-def hidden_gradient(
-    objective: Objective, network: Network, params: Params, read: HostBatch, targets: HostBatch
-) -> jax.Array:
-    """Gradient [B, L, D] of the loss of `targets` with respect to hidden states of the tokens of `read`."""
-    return _hidden_gradient(objective, network, params, companions_of(network), read, targets)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
-def _hidden_gradient(
-    objective: Objective,
-    network: Network,
-    params: Params,
-    companions: dict[str, Params],
-    read: Batch,
-    targets: Batch,
-) -> jax.Array:
-    def loss(nudge_BLD: jax.Array) -> jax.Array:
-        bound = network.bind(params, None, companions)
-        out = objective(Watched(bound, read["tokens"], nudge_BLD), targets, step_key())
-        return jnp.sum(jnp.stack([loss for loss, _ in out.terms.values()]))
-
-    return jax.grad(loss)(jnp.zeros((*read["tokens"].shape, network.backbone.config.width)))
-
-
-def brief(counts: Any) -> str:
-    """The first few counts, rounded."""
-    return str([round(float(x)) for x in counts[:8]]) + ("..." if len(counts) > 8 else "")
-
-
-def chi_square_p(observed: np.ndarray, expected: np.ndarray) -> float:
-    """Probability of counts at least this far from the expected ones; bins expecting under 5 are joined.
-
-    By the approximation of Wilson and Hilferty (1931), good to a few percent of p.
-
-    >>> round(chi_square_p(np.array([60.0, 20.0, 20.0]), np.array([50.0, 25.0, 25.0])), 3)  # exp(-2) = 0.135
-    0.133
-    """
-    if np.any((expected <= 0) & (observed > 0)):
-        return 0.0
-    small = expected < 5
-    observed = np.append(observed[~small], observed[small].sum())
-    expected = np.append(expected[~small], expected[small].sum())
-    used = expected > 0
-    statistic = float(np.sum((observed[used] - expected[used]) ** 2 / expected[used]))
-    freedom = max(1, int(used.sum()) - 1)
-    spread = 2 / (9 * freedom)
-    return 0.5 * math.erfc(((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(2 * spread))
-
-
-def least_likely(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, str]:
-    """(-log10 of the smallest p-value, its limit, the claim with its furthest count in standard deviations)."""
-    worst, detail = -1.0, ""
-    for claim, (observed, expected) in counts.items():
-        observed, expected = np.asarray(observed, float), np.asarray(expected, float)
-        surprise = float(-np.log10(max(chi_square_p(observed, expected), 1e-300)))
-        if surprise > worst:
-            off = (observed - expected) / np.sqrt(np.maximum(expected, 1.0))
-            at = int(np.argmax(np.abs(off)))
-            worst, detail = (
-                surprise,
-                (
-                    f"{claim}: observed {brief(observed)}, expected {brief(expected)}; count {at} is off by "
-                    f"{off[at]:+.1f} sigmas"
-                ),
-            )
-    return max(worst, 0.0), 6.0, detail
 
 
 def adam(params: Params, grads: Params, moments: Any, step: int, rate: float = 1e-2) -> tuple[Params, Any]:

@@ -6,6 +6,7 @@ vocabulary.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import jax
@@ -16,8 +17,8 @@ from model.heads import MaskedLMHead
 from model.network import BoundNetwork
 from model.ranges import COUNT, POSITIVE, Range
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective
-from objectives.claims import Claims
-from objectives.pairs import PairLengths, RowBuilder, draw_document
+from objectives.claims import Claims, HostCounts
+from objectives.pairs import PairLengths, RowBuilder, draw_document, is_of_a_document, never
 from objectives.rows import Documents, Row, RowMaker
 from objectives.segments import Pooling, membership, nan_if_crowded, pool
 
@@ -141,6 +142,19 @@ class NeighbourWords(Objective, RowMaker, Claims):
                 tokens = np.concatenate([[self.rows.cls_id], piece, [self.rows.sep_id]])
                 builder.add(tokens)
         return builder.row
+
+    def example_claims(self, docs: Documents, rows: Sequence[Row]) -> HostCounts:
+        """The parts of a document, put together again, are a stretch of one."""
+        broken, documents = 0, 0
+        for row in rows:
+            parts = [
+                row["tokens"][row["segment_ids"] == g + 1][1:-1] for g in range(row["segment_ids"].max())
+            ]
+            for first in range(0, len(parts), self.segments_per_document):
+                whole = np.concatenate(parts[first : first + self.segments_per_document])
+                documents += 1
+                broken += not is_of_a_document(docs, whole)
+        return {"no stretch of a document": never(broken, documents)}
 
     def score(
         self, network: BoundNetwork, hidden_BLD: jax.Array, batch: Batch, corrupted: Corrupted

@@ -17,7 +17,7 @@ from model.network import BoundNetwork
 from model.ranges import COUNT, POSITIVE
 from model.tower import Generator, narrowed_config
 from objectives.base import Batch, Corrupted, Heads, LossOut, Objective, refuse_causal
-from objectives.claims import Claims, DeviceCounts
+from objectives.claims import Claims, DeviceCounts, Premises
 from objectives.cross_entropy import cross_entropy, logits
 from objectives.masking import Masking, written
 from objectives.randomness import token_bits
@@ -111,6 +111,10 @@ class ReplacedTokenDetection(Objective, Claims):
     def corrupt(self, config: Any, batch: Batch, rng: jax.Array) -> Corrupted:
         """What the generator reads."""
         return self.masking.mask(self.rows, config.vocab_size, batch, rng)
+
+    def premises(self) -> Premises:
+        """Masks may be fixed."""
+        return self.masking.premises()
 
     def corruption_claims(self, config: Any, batch: Batch, corrupted: Corrupted) -> DeviceCounts:
         return self.masking.claims(self.rows, config.vocab_size, batch, corrupted)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from model.heads import Pooler
 from model.network import BoundNetwork
@@ -25,7 +26,8 @@ class SimCSE(Objective):
 
     z_n and z'_n are the pooled states of segment n, through BERT's pooler, under two draws of dropout. The sum over m
     runs over the whole batch, so the loss is no sum over rows: what would split the batch refuses it. Without dropout
-    both encodes are the same and the positives say nothing.
+    both encodes are the same and the positives say nothing. A text that is in the batch more than once is no negative of
+    itself; without any other text there is nothing to learn.
 
     Terms:
       nll: nats, weighted by segments.
@@ -40,7 +42,7 @@ class SimCSE(Objective):
       >>> from types import SimpleNamespace
       >>> view = SimpleNamespace(encode=lambda batch: jnp.eye(2)[None], head=lambda name, x: x)
       >>> network = SimpleNamespace(redrawn=lambda index: view)
-      >>> batch = {"tokens": jnp.array([[7, 8]]), "segment_ids": jnp.array([[1, 2]])}
+      >>> batch = {"tokens": jnp.array([[7, 8]]), "segment_ids": jnp.array([[1, 2]]), "positions": jnp.array([[0, 0]])}
       >>> from objectives.rows import RowShape
       >>> objective = SimCSE(temperature=1.0).for_rows(RowShape(length=2, max_segments=3))
       >>> out = objective(network, batch, jax.random.key(0))
@@ -77,7 +79,8 @@ class SimCSE(Objective):
         one_ND, other_ND = (self._embedded(network.redrawn(view), batch) for view in (0, 1))
         present_N = jnp.any(membership(batch["segment_ids"], self.rows.max_segments), axis=1).reshape(-1)
         cosine_NM = jnp.einsum("ND,MD->NM", one_ND, other_ND, preferred_element_type=jnp.float32)
-        logits_NM = jnp.where(present_N[None, :], cosine_NM / self.temperature, -1e9)
+        compared_NM = present_N[None, :] & ~self._same_text(batch)
+        logits_NM = jnp.where(compared_NM, cosine_NM / self.temperature, -1e9)
         nll_N = -jnp.diagonal(jax.nn.log_softmax(logits_NM, axis=-1))
         right_N = jnp.argmax(logits_NM, axis=-1) == jnp.arange(len(present_N))
         weights_N = present_N.astype(jnp.float32)
@@ -86,6 +89,15 @@ class SimCSE(Objective):
             {"nll": (jnp.sum(nll_N * weights_N), weight_sum)},
             {"accuracy": (jnp.sum(right_N * weights_N), weight_sum)},
         )
+
+    def _same_text(self, batch: Batch) -> jax.Array:
+        """Bool [N, N]: whether another segment has the same tokens, by a hash of 32 bits."""
+        member_BLG = membership(batch["segment_ids"], self.rows.max_segments)
+        tokens_BL, positions_BL = (batch[name].astype(jnp.uint32) for name in ("tokens", "positions"))
+        mixed_BL = (tokens_BL + 1) * np.uint32(2654435761) ^ (positions_BL + 1) * np.uint32(2246822519)
+        mixed_BL = (mixed_BL ^ (mixed_BL >> 15)) * np.uint32(3266489917)
+        hash_N = jnp.sum(jnp.where(member_BLG, mixed_BL[..., None], 0), axis=1, dtype=jnp.uint32).reshape(-1)
+        return (hash_N[:, None] == hash_N[None, :]) & ~jnp.eye(len(hash_N), dtype=bool)
 
     def _embedded(self, view: BoundNetwork, batch: Batch) -> jax.Array:
         """Unit vectors float32 [N, D]."""

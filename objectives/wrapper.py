@@ -10,7 +10,7 @@ import jax
 
 from model.network import BoundNetwork
 from objectives.base import Batch, Corrupted, Family, Heads, LossOut, Mode, Objective, Scored
-from objectives.claims import Claims, DeviceCounts, HostCounts
+from objectives.claims import Claims, DeviceCounts, HostCounts, Premises
 from objectives.rows import Documents, Row, RowMaker
 
 T = TypeVar("T")
@@ -98,8 +98,27 @@ class Wrapper(Objective, Claims, abc.ABC):
     ) -> LossOut:
         return self.only.score(network, hidden_BLD, batch, corrupted)
 
-    def initial_loss(self, config: Any) -> dict[str, float]:
+    def initial_loss(self, config: Any) -> Mapping[str, float | tuple[float, float]]:
         return self.join((name, part.claims().initial_loss(config)) for name, part in self.inner())
+
+    def premises(self) -> Premises:
+        """Whatever one of them means to do, all may; terms are named as they are here."""
+        named = [(name, part.claims().premises()) for name, part in self.inner()]
+        terms = {
+            field.name: tuple(
+                f"{name}/{term}" if name else term for name, own in named for term in getattr(own, field.name)
+            )
+            for field in dataclasses.fields(Premises)
+            if isinstance(field.default, tuple)
+        }
+        offsets = {own.answer_offset for _, own in named}
+        return Premises(
+            answers_shown=max(own.answers_shown for _, own in named),
+            answer_offset=offsets.pop() if len(offsets) == 1 else None,
+            repeats_draws=any(own.repeats_draws for _, own in named),
+            stops_gradients=any(own.stops_gradients for _, own in named),
+            **terms,
+        )
 
     def segments_per_unit(self) -> int:
         """Enough for every one."""

@@ -70,7 +70,7 @@ SURROGATE = b'{"text": "a", "label": "x"}\n{"text": "b \\ud83d", "label": "x"}\n
         ("a.tsv", "text\tlabel\n".encode("utf-16-le"), "a.tsv: byte 1 is NUL, in line 1"),
         (
             "a.csv.gz",
-            gzip.compress("text,label\n".encode("utf-16-be")),
+            gzip.compress("text,label\n".encode("utf-16-be"), mtime=0),
             "byte 0 of the uncompressed text is NUL",
         ),
         (
@@ -125,7 +125,11 @@ def test_a_table_that_cannot_be_meant_is_refused_by_place(tmp_path, name, conten
         ),
         ("a.txt", "a b\n".encode("utf-16"), "a.txt: byte 0 begins UTF-16"),
         ("a.txt", b"a\nb\0\n", "a.txt: byte 3 is NUL, in line 2"),
-        ("a.txt.gz", gzip.compress(b"ab\0", mtime=0), "a.txt.gz: byte 2 of the uncompressed text is NUL, in line 1"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"ab\0", mtime=0),
+            "a.txt.gz: byte 2 of the uncompressed text is NUL, in line 1",
+        ),
     ],
 )
 def test_a_corpus_that_cannot_be_meant_is_refused_by_place(tmp_path, name, content, message):

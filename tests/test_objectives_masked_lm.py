@@ -10,9 +10,10 @@ import pytest
 
 from model.encoder import EncoderConfig
 from objectives.base import Corrupted
+from objectives.counts import chi_square_p
 from objectives.masked_lm import MaskedLM
 from objectives.masking import LONGEST_SPAN, Masking, count_tables, span_words
-from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of
+from objectives.measuring import QUICK, evaluate, fresh, network_of
 from objectives.randomness import token_bits
 from objectives.rows import NO_ID, RowShape
 

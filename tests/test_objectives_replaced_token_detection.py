@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from model.tower import narrowed_config
+from objectives.counts import chi_square_p
 from objectives.examples import in_small_rows, small_batch, small_config
 from objectives.masking import Masking
-from objectives.measuring import QUICK, chi_square_p, evaluate, fresh, network_of, on_device
+from objectives.measuring import QUICK, evaluate, fresh, network_of, on_device
 from objectives.replaced_token_detection import ReplacedTokenDetection, example, sample
 
 OBJECTIVE = in_small_rows(example())

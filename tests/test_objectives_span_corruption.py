@@ -7,8 +7,8 @@ import pytest
 
 from data.documents import Documents
 from model.t5 import t5_small
+from objectives.counts import chi_square_p
 from objectives.examples import small_config
-from objectives.measuring import chi_square_p
 from objectives.rows import NO_ID, RowShape
 from objectives.span_corruption import SpanCorruption, _stretches, example
 from objectives.spans import Noise, replace_spans, restore

@@ -119,6 +119,7 @@ def run(settings: Run, parts: Parts, workdir: Path, *, label: str = "train") -> 
 
     Raises:
       FloatingPointError: a loss or gradient was not finite; the last good state has been saved.
+      ValueError: the loss of the first step has no gradient.
     """
     return _Loop(settings, parts, workdir, label).run()
 
@@ -144,8 +145,7 @@ class _Loop:
         self.writer: metrics.Writer | None = None
         self.open = contextlib.ExitStack()
         self.progress = _Progress()
-        self.stop_requested = False
-        self.flops = 0
+        self.stop_requested, self.flops = False, 0
 
     def run(self) -> Result:
         with self.stopping:
@@ -282,8 +282,7 @@ class _Loop:
             return asked
         if step % self.settings.log_every:
             return False
-        flags = multihost_utils.process_allgather(np.array(asked))
-        self.stop_requested = bool(np.any(flags))
+        self.stop_requested = bool(np.any(multihost_utils.process_allgather(np.array(asked))))
         return self.stop_requested
 
     def _absorb(self, window: _Window, step: int, sums: Any, state: Any) -> None:
@@ -299,6 +298,7 @@ class _Loop:
                 "there, or start in another workdir with a lower optimizer.learning_rate (now "
                 f"{self.settings.optimizer.learning_rate})"
             )
+        metrics.refuse_no_gradient(step, fetched, self.parts.objective.coefficients())
         metrics.add(window.sums, fetched)
 
     def _log(self, step: int, window: _Window, waited: float, bar: "tqdm[Any]") -> None:

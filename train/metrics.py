@@ -6,7 +6,7 @@ Everything arrives as sums with weights; the one division happens here.
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,18 @@ def add(total: dict[str, tuple[float, float]], sums: Sums) -> None:
 def means(total: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Divide sum by weight; what had no weight is left out rather than reported as a number."""
     return {name: value / weight for name, (value, weight) in total.items() if weight > 0}
+
+
+def refuse_no_gradient(step: int, sums: Sums, terms: Collection[str]) -> None:
+    """Raise ValueError at the first step if terms were scored and yet no parameter can move: no later step would differ."""
+    scored = {name: float(sums[name][1]) for name in terms if sums[name][1] > 0}
+    if step or not scored or float(sums["grad_norm"][0]) != 0:
+        return
+    counted = ", ".join(f"{weight:g} of {name!r}" for name, weight in scored.items())
+    raise ValueError(
+        f"step {step}: the loss is {float(sums['loss'][0]):g} over {counted}, but has no gradient, so nothing can be "
+        "learned: a loss that compares texts needs different ones in a batch (batch_size), any other a part that learns"
+    )
 
 
 class Writer:

@@ -30,6 +30,17 @@ class TokenDeletion(Objective, RowMaker, Claims):
     def initial_loss(self, config):
         return {"nll": math.log(config.vocab_size)}
 
+    def example_claims(self, docs, rows):
+        there, kept = (
+            sum(np.sum(row[name] > 0) for row in rows) for name in ("target_segment_ids", "segment_ids")
+        )
+        return {
+            "kept, deleted": (
+                np.array([kept, there - kept]),
+                there * np.array([1 - self.rate, self.rate]),
+            )
+        }
+
     def make_example(self, docs, index, rng):
         text = docs[index % len(docs)][: self.rows.length]
         kept = text[rng.random(len(text)) >= self.rate]
