@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files import LARGEST_JSON, check_regular, writing
+from data.files import LARGEST_JSON, NO_ARRAY, check_regular, writing
 from data.json_objects import read_object
 from data.partial import partial_folder
 from data.seals import check_files, check_seal, file_digests, sealed
@@ -78,7 +78,7 @@ def _open(
             file = folder / _HASHES
             digests = check_seal(file, read_object(file, LARGEST_JSON))
             check_files(folder, digests, [f"{name}.npy" for name in names])
-    except (EOFError, IndexError, KeyError, SyntaxError, TypeError, ValueError) as error:
+    except NO_ARRAY as error:
         raise ValueError(f"{file} is damaged or not ours ({error})") from error
     return arrays
 

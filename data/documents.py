@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files import LARGEST_JSON, check_regular, writing
+from data.files import LARGEST_JSON, NO_ARRAY, check_regular, writing
 from data.json_objects import read_object
 from data.partial import partial_folder
 from data.seals import check_files, check_seal, file_digests, sealed
@@ -207,7 +207,7 @@ def _read_array(path: Path) -> np.ndarray:
     try:
         check_regular(path)
         array: np.ndarray = np.load(path, mmap_mode="r").view(np.ndarray)
-    except (OSError, EOFError, ValueError, TypeError, SyntaxError) as error:
+    except NO_ARRAY as error:
         raise ValueError(f"{path} is damaged: {error}: prepare it again") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{path} is damaged: it holds {array.dtype}{list(array.shape)}: prepare it again")

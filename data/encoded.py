@@ -8,13 +8,13 @@ import json
 import os
 import sys
 import uuid
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from data.files import NO_ARRAY
 from data.packages import cache_dir
 
 FORMAT = 1
@@ -91,7 +91,7 @@ def _from_store(
     for file in sorted(folder.glob("*.npz")):
         try:
             known |= _read(file, about, columns, wanted)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except NO_ARRAY as error:
             print(f"{file} is damaged or not ours ({error}): encoding it again", file=sys.stderr, flush=True)
             file.unlink(missing_ok=True)
     # Each text once, by the number of its first copy.

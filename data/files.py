@@ -7,11 +7,29 @@ import errno
 import hashlib
 import os
 import stat
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 LARGEST_JSON = 200_000_000
 """Bytes of a JSON file of ours that are read at most."""
+NO_ARRAY = (
+    *(
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        SyntaxError,
+        ArithmeticError,
+        RuntimeError,
+        MemoryError,
+    ),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What NumPy raises for a damaged .npy or .npz: it reads a header as Python, and a shape as it comes."""
 _REMEDIES = {
     errno.ENOSPC: "make room there, or choose another place",
     errno.EDQUOT: "make room there, or choose another place",

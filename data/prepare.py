@@ -175,7 +175,9 @@ def _write(
 
 def _reuse(directory: Path, request: dict[str, Any]) -> Documents:
     if not (directory / "meta.json").is_file():
-        raise FileExistsError(f"{directory} exists and is no prepared corpus: choose another --out")
+        raise FileExistsError(
+            f"{directory} exists and is no prepared corpus: choose another --out (no meta.json)"
+        )
     corpus = Documents.load(directory)
     old = corpus.meta["request"] if "request" in corpus.meta else {}
     if not isinstance(old, dict):
