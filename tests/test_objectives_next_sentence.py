@@ -49,7 +49,7 @@ def test_held_out_pairs_of_invented_topics_are_told_apart(tmp_path):
     training, held_out = (MadeRows(documents(n, n), make_example, seed=n) for n in (600, 200))
     stream = Stream(training, batch_size=32, seed=0)
     parts = dataclasses.replace(
-        tiny.parts(objective, config, stream), eval_sets={"eval": EvalBatches(held_out, batch_size=50)}
+        tiny.parts(objective, config, stream), eval_sets={"eval": EvalBatches(held_out, batch_size=40)}
     )
     settings = tiny.settings(
         steps=600,

@@ -13,6 +13,8 @@ import tensorflow_datasets as tfds
 from data import packages
 
 _MEMBER = re.compile(r"botocore/data/([^/]+)/([^/]+)/service-2\.json\.gz")
+# Tags within a word or sentence leave nothing behind, all others part what is around them.
+_INLINE = re.compile(r"</?(?:a|b|code|em|i|span|strong|u)(?:\s[^>]*)?>")
 _TAG = re.compile(r"<[^>]+>")
 _PAGE = 200
 """Words at which a page ends with its line."""
@@ -66,4 +68,4 @@ def _pages(model: dict[str, Any]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(html.unescape(_TAG.sub(" ", text)).split())
+    return " ".join(html.unescape(_TAG.sub(" ", _INLINE.sub("", text))).split())
