@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from model.config import Batch, read_batch
 from model.layers import Embed, trailing
-from model.row_keys import Generator, row_keys
+from model.row_keys import Generator, apply_by_row
 
 Params = dict[str, Any]
 
@@ -122,10 +122,10 @@ class BoundNetwork:
             reads them in both directions), all [B, L]; of an encoder-decoder, what its encoder reads. Objectives give what
             `corrupt` made of it.
         """
-        params, read = {"params": self.params["backbone"]}, read_batch
-        return cast(
-            jax.Array, self.network.backbone.apply(params, batch, rngs=self._rngs(0, batch), method=read)
+        hidden_BLD = self._apply(
+            0, self.network.backbone, self.params["backbone"], batch, batch, method=read_batch
         )
+        return cast(jax.Array, hidden_BLD)
 
     def decode(self, tokens_BL: jax.Array, batch: Batch, memory_BSD: jax.Array) -> jax.Array:
         """Hidden states [B, L, D] of an encoder-decoder's target tokens: times embedding_VD they are the logits.
@@ -140,14 +140,16 @@ class BoundNetwork:
             raise ValueError(
                 f"{type(self.config).__name__} has no decoder: use encode, or an encoder-decoder like T5"
             )
-        hidden_BLD = self.network.backbone.apply(
-            {"params": self.params["backbone"]},
+        hidden_BLD = self._apply(
+            0,
+            self.network.backbone,
+            self.params["backbone"],
+            batch,
             tokens_BL,
             batch["target_segment_ids"],
             batch["target_positions"],
             memory_BSD,
             batch["segment_ids"],
-            rngs=self._rngs(0, batch),
             method="decode",
         )
         return cast(jax.Array, hidden_BLD)
@@ -177,14 +179,25 @@ class BoundNetwork:
             raise ValueError(f"no head {name!r} here, only {names}")
         index = names.index(name)
         module = self.network.heads[index][1]
-        return module.apply({"params": self.params["heads"][name]}, *args, rngs=self._rngs(1 + index, batch))
+        return self._apply(1 + index, module, self.params["heads"][name], batch, *args)
 
-    def _rngs(self, part: int, batch: Batch | None) -> dict[str, jax.Array] | None:
-        if self.dropout_rng is None:
-            return None
+    def _apply(
+        self,
+        part: int,
+        module: nn.Module,
+        params: Params,
+        batch: Batch | None,
+        *args: Any,
+        method: Any = None,
+    ) -> Any:
         # Backbone and heads must not share a key: equal shapes would then drop the same values.
-        key = jax.random.fold_in(self.dropout_rng, part)
-        if batch is not None and "example_ids" in batch:
-            key = row_keys(key, batch["example_ids"], self.network.dropout_bits)
-        # Else the key is of no row, which the first module that drops something refuses.
-        return {"dropout": key}
+        rng = None if self.dropout_rng is None else jax.random.fold_in(self.dropout_rng, part)
+        return apply_by_row(
+            module,
+            {"params": params},
+            *args,
+            rng=rng,
+            example_ids_B=batch["example_ids"] if batch is not None and "example_ids" in batch else None,
+            generator=self.network.dropout_bits,
+            method=method,
+        )

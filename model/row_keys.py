@@ -12,11 +12,12 @@ Shape suffixes: B rows, S keys that a key is split into.
 
 import functools
 from collections.abc import Hashable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.extend.random
 import jax.numpy as jnp
+from flax import linen as nn
 
 Generator = Literal["hash", "threefry"]
 
@@ -41,6 +42,32 @@ def row_keys(rng: jax.Array, example_ids_B: jax.Array, generator: Generator) -> 
     root = _threefry(jax.random.bits(rng, (2,), jnp.uint32))
     keys_B2 = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(root, i)))(example_ids_B)
     return jax.random.wrap_key_data(keys_B2, impl=_implementation(keys_B2.shape[0], generator))
+
+
+def apply_by_row(
+    module: nn.Module,
+    variables: Any,
+    *args: Any,
+    rng: jax.Array | None,
+    example_ids_B: jax.Array | None,
+    generator: Generator,
+    method: Any = None,
+) -> Any:
+    """What the module gives, where dropout is on iff there is a key, and drawn for each row.
+
+    Args:
+      module: what is called.
+      variables: as of `module.apply`.
+      *args: what it is called with.
+      rng: key of the step and of this module.
+      example_ids_B: int32; without them the first module that drops something refuses.
+      generator: how bits are drawn.
+      method: as of `module.apply`.
+    """
+    if rng is None:
+        return module.apply(variables, *args, method=method)
+    key = rng if example_ids_B is None else row_keys(rng, example_ids_B, generator)
+    return module.apply(variables, *args, rngs={"dropout": key}, method=method)
 
 
 def hash_bits(keys_B2: jax.Array, shape: tuple[int, ...]) -> jax.Array:

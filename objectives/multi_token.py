@@ -40,7 +40,7 @@ class MultiToken(Objective, Claims):
 
       >>> import jax, jax.numpy as jnp
       >>> from types import SimpleNamespace
-      >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)), head=lambda name, x, *_: x,
+      >>> uniform = SimpleNamespace(config=None, embedding_VD=jnp.ones((8, 2)), head=lambda name, x, *_, batch: x,
       ...                           encode=lambda batch: jnp.zeros((1, 6, 2)))
       >>> batch = {"tokens": jnp.full((1, 6), 7), "segment_ids": jnp.array([[1, 1, 1, 2, 2, 0]]),
       ...          "positions": jnp.array([[0, 1, 2, 0, 1, 0]])}

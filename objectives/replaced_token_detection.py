@@ -57,7 +57,7 @@ class ReplacedTokenDetection(Objective, Claims):
       >>> uniform = SimpleNamespace(config=SimpleNamespace(vocab_size=8), embedding_VD=jnp.ones((8, 2)),
       ...                           embed=lambda batch: jnp.zeros((1, 4, 2)),
       ...                           encode=lambda batch: jnp.zeros((1, 4, 2)),
-      ...                           head=lambda name, *args: heads[name](*args))
+      ...                           head=lambda name, *args, batch=None: heads[name](*args))
       >>> batch = {"tokens": jnp.full((1, 4), 7), "segment_ids": jnp.ones((1, 4), jnp.int32),
       ...          "positions": jnp.arange(4)[None], "example_ids": jnp.array([0])}
       >>> from objectives.rows import RowShape

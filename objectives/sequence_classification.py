@@ -43,7 +43,7 @@ class SequenceClassification(Objective, Claims):
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
       >>> config = SimpleNamespace(pools_all=False)
       >>> network = SimpleNamespace(config=config, encode=lambda batch: jnp.zeros((1, 3, 2)),
-      ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 2, 2)))
+      ...                           head=lambda name, x, batch: jnp.broadcast_to(logits, (1, 2, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.array([[1, 1, 2]]),
       ...          "labels": jnp.array([[0, -1]])}
       >>> out = SequenceClassification(classes=2, pooling="mean")(network, batch, jax.random.key(0))

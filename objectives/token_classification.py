@@ -41,7 +41,7 @@ class TokenClassification(Objective, Claims):
       >>> logits = jnp.log(jnp.array([3.0, 1.0]))
       >>> config = SimpleNamespace(pools_all=False)
       >>> network = SimpleNamespace(config=config, encode=lambda batch: jnp.zeros((1, 3, 2)),
-      ...                           head=lambda name, x: jnp.broadcast_to(logits, (1, 3, 2)))
+      ...                           head=lambda name, x, batch: jnp.broadcast_to(logits, (1, 3, 2)))
       >>> batch = {"tokens": jnp.full((1, 3), 7), "segment_ids": jnp.ones((1, 3), jnp.int32),
       ...          "token_labels": jnp.array([[0, 1, -1]])}
       >>> out = TokenClassification(classes=2)(network, batch, jax.random.key(0))

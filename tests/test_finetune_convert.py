@@ -131,7 +131,7 @@ def test_what_goes_in_by_the_wrong_door_is_named(pretrained, published, tmp_path
         export_run(folder, run)
     for opens in (load, open_run):
         with pytest.raises(
-            ValueError, match=r"is a published checkpoint, not a run: .* finetune\.convert import"
+            ValueError, match=r"is a published checkpoint, no run: .* finetune\.convert import"
         ):
             opens(folder)
     assert not run.exists()

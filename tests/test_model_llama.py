@@ -123,7 +123,7 @@ def test_the_table_of_the_logits(tied):
     ("change", "message"),
     [
         ({"kv_heads": 3}, "heads 4 .* kv_heads 3"),
-        ({"kv_heads": 0}, "kv_heads 0"),
+        ({"kv_heads": 0}, "kv_heads must be at least 1, got 0"),
         ({"stretch": 0.5}, r"stretch 0\.5"),
         ({"heads": 5, "kv_heads": 5}, "width 32 .* heads 5"),
     ],

@@ -236,7 +236,7 @@ def test_what_cannot_decode_says_so():
     config = Gpt2Config(**SMALL)
     with pytest.raises(ValueError, match="Gpt2Config has no decoder"):
         Network(config.build()).bind({}).decode(BATCH["target_tokens"], BATCH, jnp.zeros((2, S, 32)))
-    with pytest.raises(ValueError, match="head_dim 0"):
+    with pytest.raises(ValueError, match="head_dim must be at least 1, got 0"):
         dataclasses.replace(SMALL_T5, head_dim=0)
 
 

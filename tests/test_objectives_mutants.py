@@ -238,7 +238,13 @@ class AddedKeys(MaskedLM):
         masked_BL = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key) < 0.3))(keys)
         masked_BL &= (batch["tokens"] >= self.rows.first_ordinary_id) & (batch["segment_ids"] > 0)
         read = {**batch, "tokens": jnp.where(masked_BL, self.rows.mask_id, batch["tokens"])}
-        return Corrupted(read, {"weights": masked_BL.astype(jnp.float32)})
+        places_BL = jnp.broadcast_to(jnp.arange(masked_BL.shape[1]), masked_BL.shape)
+        scored = {
+            "positions": places_BL,
+            "targets": batch["tokens"],
+            "weights": masked_BL.astype(jnp.float32),
+        }
+        return Corrupted(read, {**scored, "crowded": jnp.zeros((), bool)})
 
     def corruption_claims(self, config, batch, corrupted):
         return {}

@@ -48,4 +48,4 @@ def test_the_readme_names_files_on_the_way(ways):
 
 def test_the_way_begins_in_the_loop():
     source = (ROOT / BEGINNING).read_text()
-    assert "stream.batch(" in source and "train_step" in source
+    assert "stream.batch(" in source and "programs.train(" in source
