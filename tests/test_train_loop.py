@@ -85,7 +85,7 @@ class Watched(RaggedStream):
 
     def batch(self, step, rows=None):
         self.calls.append((step, threading.current_thread()))
-        time.sleep(0.05)
+        time.sleep(0.4)  # far more than a step takes, on a busy machine too
         return super().batch(step, rows)
 
 
@@ -96,7 +96,7 @@ def test_batches_are_read_in_another_thread_and_waiting_is_logged(tmp_path):
     assert all(thread is not threading.main_thread() for _, thread in stream.calls)
     rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if "train/loss" in row]
     waits = [row["train/input_wait"] for row in rows if "train/input_wait" in row]
-    # Nothing is timed while the first step compiles; a step of this network takes far less than its batch.
+    # Nothing is timed while the first step compiles; a step takes far less than its batch.
     assert len(waits) == 5 and all(0 <= wait <= 1 for wait in waits) and max(waits) > 0.3
     assert not readers()
 
