@@ -9,7 +9,7 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi),cuda)
 COMMA := ,
 EXTRAS := demo,dev$(if $(ACCELERATOR),$(COMMA)$(ACCELERATOR))
 
-.PHONY: setup demo study test test-slow lint clean
+.PHONY: setup demo study test test-slow test-thorough lint clean
 
 setup: $(STAMP)
 
@@ -31,10 +31,13 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not thorough'
 
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+test-thorough: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m thorough
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Errors of kinds that people make, each planted in a shipped objective, and the property that finds it.
 
-docs/objectives.md has the same kinds in a table. Those that take long are marked slow.
+docs/objectives.md has the same kinds in a table. Those that take long are marked thorough.
 """
 
 import dataclasses
@@ -395,11 +395,11 @@ QUICK = (
     "a term of the wrong sign",
     "positions tell the label",
 )
-"""Of each property that measures in its own way one mutant; the others are run by `make test-slow`."""
+"""Of each property that measures in its own way one mutant; the others are run by `make test-thorough`."""
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in MUTANTS]
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.thorough) for kind in MUTANTS]
 )
 def test_the_kind_is_found(kind):
     mutant, check = MUTANTS[kind]

@@ -30,7 +30,7 @@ def documents(count, seed):
     return Documents.from_tokens(found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_held_out_pairs_of_invented_topics_are_told_apart(tmp_path):
     """Chance is 0.5; two documents in sixteen pairs share their topic by accident, so that 0.97 is the most."""
     config = EncoderConfig(

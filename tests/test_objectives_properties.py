@@ -43,8 +43,23 @@ VARIANTS = {
 }
 
 
+QUICK = (
+    "bert",
+    "causal_lm",
+    "masked_lm",
+    "neighbour_words",
+    "next_sentence",
+    "prefix_lm",
+    "sequence_classification",
+    "simcse",
+    "span_corruption",
+    "token_classification",
+)
+"""One of each kind; the others are run by `make test-slow`."""
+
+
 @pytest.mark.parametrize(
-    "name", [name if name in EXAMPLES else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
 def test_every_objective_is_sound(name):
     objective = VARIANTS[name]

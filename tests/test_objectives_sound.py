@@ -262,7 +262,7 @@ QUICK = ("labels of several questions", "unlikelihood")
 
 
 @pytest.mark.parametrize(
-    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in SOUND]
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.thorough) for kind in SOUND]
 )
 def test_the_kind_is_sound(kind):
     found = list(verdicts(in_small_rows(SOUND[kind])))

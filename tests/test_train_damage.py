@@ -82,7 +82,7 @@ def fuzz_config(folder, count, seed, exact, monkeypatch):
         path.write_text(content)
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(600, marks=pytest.mark.thorough)])
 def test_mutations_of_config_json(copy, older, count, monkeypatch):
     with monkeypatch.context() as patch:
         fuzz_config(older, count, count, False, patch)
@@ -165,7 +165,7 @@ def test_a_manifest_names_every_file_and_nothing_else(copy, manifest, words):
     assert open_run(copy).step == 2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_damage_to_any_file_of_a_run(copy):
     before, chance = opened(copy), random.Random(1)
     files = [p for p in copy.rglob("*") if p.is_file() and ("checkpoints/4" in str(p) or p.parent == copy)]
@@ -334,7 +334,7 @@ def read_corpus(folder):
     )
 
 
-@pytest.mark.parametrize("count", [48, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [48, pytest.param(600, marks=pytest.mark.thorough)])
 def test_damage_to_a_corpus(corpus, tmp_path, count, capsys):
     folder = Path(shutil.copytree(corpus[0] / "prepared", tmp_path / "prepared"))
     before, chance = read_corpus(folder), random.Random(count)
