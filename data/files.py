@@ -5,14 +5,19 @@ about them in one line. Knows no format.
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import stat
 import tokenize
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+LARGE = 64_000_000
+"""Bytes from which a file is hashed again only when it was `touched`: below, hashing takes a tenth of a second."""
 LARGEST_JSON = 200_000_000
 """Bytes of a JSON file of ours that are read at most."""
 NO_ARRAY = (
@@ -116,6 +121,24 @@ def sha256(path: Path) -> str:
     check_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def touched(path: Path) -> list[int]:
+    """Numbers that the system changes when a regular file is written to; not all of them can be set back."""
+    state = check_regular(path)
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
+
+
+def keep_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one; what cannot be kept is computed every time."""
+    partial = path.with_name(f"{path.stem}.partial-{uuid.uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value) + "\n")
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def bytes_below(folder: Path) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import read_file
-from data.stand_ins import refuse_stand_in
+from data.stand_ins import check_beginning
 
 
 def read_object(path: Path, largest: int) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def read_object(path: Path, largest: int) -> dict[str, Any]:
       ValueError: it is damaged, larger, holds something else or stands for another file, or one name of it has two values.
     """
     content = read_file(path, largest)
-    refuse_stand_in(path)
+    check_beginning(path, content)
     try:
         value = json.loads(content, object_pairs_hook=_of_pairs)
     except (ValueError, RecursionError) as error:

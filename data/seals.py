@@ -4,18 +4,15 @@ A file of more than `LARGE` bytes is hashed again only when the system says that
 hash all of a large corpus at every start would take longer than the start.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import check_regular, said, sha256, writing
+from data.files import LARGE, check_regular, keep_json, said, sha256, touched
 
 SEAL = "digest"
-LARGE = 64_000_000
 _CHECKED = "checked.json"
 
 
@@ -66,7 +63,7 @@ def check_files(folder: Path, digests: Any, names: Iterable[str]) -> None:
     for name, digest in digests.items():
         path = folder / name
         try:
-            if name in noted and noted[name] == [digest, *_state(path)]:
+            if name in noted and noted[name] == [digest, *touched(path)]:
                 continue
             if sha256(path) != digest:
                 raise ValueError(f"{path} is damaged: its hash differs")
@@ -75,20 +72,12 @@ def check_files(folder: Path, digests: Any, names: Iterable[str]) -> None:
     _note(folder, digests)
 
 
-def _state(path: Path) -> list[int]:
-    state = check_regular(path)
-    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino, state.st_dev]
-
-
 def _note(folder: Path, digests: Mapping[str, str]) -> None:
     """Keep what the large files are now; where nothing can be written, they are hashed every time."""
-    now = {name: [digest, *_state(folder / name)] for name, digest in digests.items()}
+    now = {name: [digest, *touched(folder / name)] for name, digest in digests.items()}
     large = {name: state for name, state in now.items() if state[1] > LARGE}
     if large and large != _noted(folder):
-        temporary = folder / f"{_CHECKED}.{os.getpid()}.tmp"
-        with contextlib.suppress(OSError), writing(folder / _CHECKED):
-            temporary.write_text(json.dumps(large) + "\n")
-            temporary.replace(folder / _CHECKED)
+        keep_json(folder / _CHECKED, large)
 
 
 def _noted(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,12 @@ _BEGINNINGS = {
 def refuse_stand_in(path: Path) -> None:
     """Raise ValueError if the file only stands for another, or is empty."""
     with path.open("rb") as file:
-        beginning = file.read(64).lstrip().lower()
+        check_beginning(path, file.read(64))
+
+
+def check_beginning(path: Path, content: bytes) -> None:
+    """The same of a file of which so many first bytes (64 are enough), or all, have been read."""
+    beginning = content[:64].lstrip().lower()
     if not beginning:
         raise ValueError(f"{path} is empty")
     for mark, what in _BEGINNINGS.items():

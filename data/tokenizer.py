@@ -132,11 +132,6 @@ class SentencePieceTokenizer:
                 f"{found}, not {list(range(7))}: train it with data.tokenizer.train_sentencepiece"
             )
 
-    @classmethod
-    def from_file(cls, path: str | Path) -> "SentencePieceTokenizer":
-        """Read a model file."""
-        return cls(Path(path).read_bytes())
-
     @property
     def vocab_size(self) -> int:
         """Number of ids, specials included."""

@@ -187,16 +187,16 @@ def test_a_large_file_is_hashed_once_and_again_where_it_has_changed(tmp_path, mo
     path.write_text("one two")
     first = file_digest(path)
     hashed = []
-    monkeypatch.setattr(digests, "_hashed", lambda path: hashed.append(path) or "new")
+    monkeypatch.setattr(digests, "sha256", lambda path: hashed.append(path) or "new")
     # Just written: its times cannot tell it from what may be written in the same moment.
     assert file_digest(path) == "new" and len(hashed) == 1
     monkeypatch.undo()
     monkeypatch.setattr(digests, "LARGE", 4)
     monkeypatch.setattr(digests, "_SETTLED", -1.0)
     assert file_digest(path) == first
-    monkeypatch.setattr(digests, "_hashed", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(digests, "sha256", lambda path: pytest.fail("hashed again"))
     assert file_digest(path) == first
-    monkeypatch.setattr(digests, "_hashed", lambda path: "other")
+    monkeypatch.setattr(digests, "sha256", lambda path: "other")
     same_size_and_times(path, lambda content: content.replace("two", "six"))
     assert file_digest(path) == "other"
 

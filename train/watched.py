@@ -1,7 +1,8 @@
 """What `best` watches: that evaluations give it, that something is scored for it, and which of two values is the better."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -33,22 +34,7 @@ def check_evaluations(
     Raises:
       ValueError: evaluations do not give `best`, nothing is scored for it, or best_mode contradicts it.
     """
-    key, sets = jax.random.fold_in(jax.random.key(0), 0), dict(eval_sets)
-    shapes = jax.eval_shape(network.init, key)
-    trainable_shapes, frozen_shapes = jax.eval_shape(adapter.split, shapes, key)
-    companion_shapes = {name: jax.eval_shape(other.init, key) for name, other in network.companions}
-
-    @jax.jit
-    def weights(batch: Any) -> dict[str, dict[str, Any]]:
-        # They do not depend on parameters, so any will do, and the compiler removes the model.
-        trainable, frozen, companions = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            (trainable_shapes, frozen_shapes, companion_shapes),
-        )
-        out = objective(network.bind(adapter.merge(trainable, frozen), companions=companions), batch, key)
-        scored = {k: {name: weight for name, (_, weight) in getattr(out, k).items()} for k in SCORED}
-        return {**scored, "penalties": dict.fromkeys(out.penalties, 1.0)}
-
+    sets, weights = dict(eval_sets), _weights(network, objective, adapter)
     # One trace names what every set gives: the objective is the same.
     given = jax.eval_shape(weights, dict(next(iter(sets.values()))[0]))
     known = sorted(f"{name}/{k}" for name in sets for group in given.values() for k in group)
@@ -65,6 +51,28 @@ def check_evaluations(
             f"another of {', '.join(known)}"
         )
     return dataclasses.replace(run, best_mode=_mode(run, objective, metric, group))
+
+
+@functools.lru_cache(maxsize=16)
+def _weights(network: Network, objective: Objective, adapter: Adapter) -> Callable[[Any], dict[str, Any]]:
+    """What was scored of a batch, by part of the LossOut and name; compiled once per process, as runs are (programs.py)."""
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    shapes = jax.eval_shape(network.init, key)
+    trainable_shapes, frozen_shapes = jax.eval_shape(adapter.split, shapes, key)
+    companion_shapes = {name: jax.eval_shape(other.init, key) for name, other in network.companions}
+
+    @jax.jit
+    def weights(batch: Any) -> dict[str, dict[str, Any]]:
+        # They do not depend on parameters, so any will do, and the compiler removes the model.
+        trainable, frozen, companions = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            (trainable_shapes, frozen_shapes, companion_shapes),
+        )
+        out = objective(network.bind(adapter.merge(trainable, frozen), companions=companions), batch, key)
+        scored = {k: {name: weight for name, (_, weight) in getattr(out, k).items()} for k in SCORED}
+        return {**scored, "penalties": dict.fromkeys(out.penalties, 1.0)}
+
+    return weights
 
 
 def _mode(run: Run, objective: Objective, metric: str, group: str) -> Mode:

@@ -4,7 +4,6 @@ Weights of Flax are read too, where there are no others. The format's own librar
 a damaged one is one clear error.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from data.files import sha256
 from data.paths import local_path
 from data.stand_ins import refuse_stand_in
 from finetune.published.flax_files import KERNEL, flax_tensors, tensor_name
@@ -84,11 +84,7 @@ class PublishedFiles:
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file of weights, by its name."""
         paths = sorted({stored.file for stored in self.tensors.values()})
-        found = {}
-        for path in paths:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        return {path.name: sha256(path) for path in paths}
 
     def fetch(self, name: str) -> np.ndarray:
         """One tensor in its own dtype; ValueError if a number of it is none."""
