@@ -66,3 +66,8 @@ def damaged_bytes(content, chance):
 def nested(depth):
     """JSON text that is nested so deep."""
     return '{"a": ' * depth + json.dumps(None) + "}" * depth
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()

@@ -33,8 +33,10 @@ def means(total: Mapping[str, tuple[float, float]]) -> dict[str, float]:
 
 def refuse_no_gradient(step: int, sums: Sums, terms: Collection[str]) -> None:
     """Raise ValueError at the first step if terms were scored and yet no parameter can move: no later step would differ."""
+    if step or float(sums["grad_norm"][0]) != 0:
+        return
     scored = {name: float(sums[name][1]) for name in terms if sums[name][1] > 0}
-    if step or not scored or float(sums["grad_norm"][0]) != 0:
+    if not scored:
         return
     counted = ", ".join(f"{weight:g} of {name!r}" for name, weight in scored.items())
     raise ValueError(
